@@ -1,0 +1,40 @@
+"""What is known of the items besides clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMatrix:
+    """One ready-made feature per item, with a mask of which items have it.
+
+    Attributes:
+        values: ``(n_items, dim)`` float32; rows of absent items are zero.
+        present: ``(n_items,)`` bool.
+        extractor: Free text: what made the features.
+    """
+
+    values: npt.NDArray[np.float32]
+    present: npt.NDArray[np.bool_]
+    extractor: str = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Item texts, covers and features, row-aligned to the item rows of the dataset.
+
+    Attributes:
+        items: A table with ``n_items`` rows, aligned to the item rows, without the id column: any text
+            column (``title``, …), ``cover`` (bytes, or a path relative to the dataset folder), ``clip``,
+            ``arrived`` (int64 seconds), ``role`` (``warm``, ``cold-valid``, ``cold-test``).
+        features: name -> :class:`FeatureMatrix`.
+    """
+
+    items: pl.DataFrame = field(default_factory=pl.DataFrame)
+    features: Mapping[str, FeatureMatrix] = field(default_factory=dict)

@@ -1,0 +1,25 @@
+"""Shared fixtures: real data where it exists, small datasets everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Look up a folder of real data (``FIRSTLIGHT_DATA``, default ``../shared/data``), or skip."""
+    base = Path(os.environ.get("FIRSTLIGHT_DATA", ROOT.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        folder = base / name
+        if not folder.exists():
+            pytest.skip(f"real data {name!r} is not here; set FIRSTLIGHT_DATA to the folder that holds it")
+        return folder
+
+    return find

@@ -78,13 +78,14 @@ class Interactions:
         if n and (users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items):
             raise ValueError("a user or item row is out of range")
         key = users.astype(np.int64) * n_items + items
-        if times is not None:
-            order = np.lexsort((np.asarray(times), key))
-        elif n and np.all(key[1:] > key[:-1]):
-            order = np.arange(n)
-        else:
-            order = np.argsort(key, kind="stable")
+        order = np.arange(n) if np.all(key[1:] > key[:-1]) else np.argsort(key, kind="stable")
         key = key[order]
+        again = np.flatnonzero(key[1:] == key[:-1])
+        if times is not None and len(again):
+            # only repeated pairs need the order of time: sorting them alone halves the cost of a large log
+            repeated = np.union1d(again, again + 1)
+            tied = order[repeated]
+            order[repeated] = tied[np.lexsort((np.asarray(times)[tied], key[repeated]))]
         starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]]) if n else np.zeros(0, np.int64)
         ends = np.r_[starts[1:], n] - 1 if n else starts
         chosen = order[starts if duplicates == "first" else ends]

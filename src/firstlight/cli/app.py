@@ -1,0 +1,65 @@
+"""The table of commands and the program's entry point."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import firstlight
+from firstlight.cli import data, ranking, system, training
+from firstlight.cli.exits import OK, report
+
+app = typer.Typer(
+    help="Recommendations that work for items nobody has clicked yet.",
+    no_args_is_help=True,
+    # Plain help: rich would double the time that --help takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"firstlight {firstlight.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Recommendations that work for items nobody has clicked yet."""
+
+
+for room in (system, data, training, ranking):
+    room.register(app)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give the exit code; nothing is raised.
+
+    Args:
+        arguments: The words after ``firstlight``.
+
+    Returns:
+        0 success, 1 failure, 2 bad input, 130 interrupted.
+    """
+    try:
+        code = typer.main.get_command(app).main(
+            args=list(arguments), prog_name="firstlight", standalone_mode=False
+        )
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else OK
+    except BaseException as error:
+        return report(error, as_json="--json" in arguments)
+    return code if isinstance(code, int) else OK
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))

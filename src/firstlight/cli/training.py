@@ -1,0 +1,107 @@
+"""The command ``train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firstlight.cli.data import Source
+from firstlight.cli.options import Reading, command
+from firstlight.cli.output import Answer, draw_table
+from firstlight.cli.progress import TrainingProgress
+from firstlight.models import MODELS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    command(app, "train", reads=True, interrupted="resume with --resume")(train)
+
+
+def train(
+    path: Source,
+    reading: Reading,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder of the run.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="|".join(MODELS.names()), help="The recommender.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="bpr|softmax|bsl|adap-tau|adap-tau0", help="The training loss.")
+    ] = None,
+    temperature: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fixed:0.1|learned|learned-user|adaptive|adaptive-user", help="The temperature's policy."
+        ),
+    ] = None,
+    negatives: Annotated[
+        str | None,
+        typer.Option(metavar="uniform|shared|in-batch|all", help="What a positive is contrasted with."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a shipped recipe, or a YAML file; the other options go over it."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, e.g. model.dim=128."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most epochs; short for --set training.epochs=…")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random stream of the run.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; short for --set training.threads=…")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+) -> Answer:
+    """Train a model on a dataset and evaluate it on the test part."""
+    from firstlight.training.config import build_config
+    from firstlight.training.run import train as train_run
+
+    overrides = list(changes or [])
+    overrides += [] if epochs is None else [f"training.epochs={epochs}"]
+    overrides += [] if threads is None else [f"training.threads={threads}"]
+    config = build_config(
+        recipe=recipe,
+        model=model,
+        loss=loss,
+        temperature=temperature,
+        negatives=negatives,
+        overrides=overrides,
+        seed=seed,
+    )
+    dataset = reading.read(path)
+    with TrainingProgress() as progress:
+        result = train_run(dataset, config, out, resume=resume, emit=progress)
+    return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))
+
+
+def draw_result(target: Console, out: Path, result: dict[str, Any]) -> None:
+    """Draw what a run reached and how its length was found."""
+    found, protocol = result["found"], result["protocol"]
+    if found.get("epochs"):
+        target.print(f"{found['epochs']} epochs; {protocol['meaning']}")
+    if result["metrics"]:
+        draw_metrics(target, result["metrics"])
+    else:
+        target.print("there is no test part, so there are no numbers")
+    leaky = found.get("selected_on_test")
+    if leaky:
+        target.print()
+        target.print(f"{leaky['epochs']} epochs; {leaky['protocol']}")
+        draw_metrics(target, leaky["metrics"])
+    target.print(f"the run is in {out}")
+
+
+def draw_metrics(target: Console, metrics: dict[str, float]) -> None:
+    """Draw metrics as a table: one row a metric, one column a cut-off."""
+    names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
+    cuts = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
+    draw_table(
+        target,
+        ["metric", *(f"@{k}" for k in cuts)],
+        [[name, *(metrics.get(f"{name}@{k}") for k in cuts)] for name in names],
+    )

@@ -1,0 +1,96 @@
+"""Which column of a table is the user, the item, the time, the value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from firstlight.core.errors import InputError
+from firstlight.data.formats.base import ReadOptions
+
+#: Names in common use, in order of preference, without case, ``_``, ``-`` and spaces.
+COMMON_NAMES: dict[str, tuple[str, ...]] = {
+    "user": ("userid", "user", "uid", "useridx", "customerid", "reviewerid", "visitorid", "sessionid"),
+    "item": (
+        "itemid", "item", "movieid", "iid", "itemidx", "videoid", "parentasin", "asin", "productid", "songid",
+        "trackid", "artistid", "bookid", "newsid", "articleid", "businessid",
+    ),
+    "time": ("timestamp", "time", "ts", "unixreviewtime", "unixtimestamp", "datetime", "date"),
+    "value": ("rating", "value", "score", "overall", "stars", "weight", "playcount", "watchtime", "plays"),
+}  # fmt: skip
+#: Columns with pictures, and titles, in an item table.
+COVER_NAMES = ("cover", "posterjpeg", "coverjpeg", "poster", "image", "imagebytes", "jpeg", "thumbnail")
+TITLE_NAMES = ("title", "movietitle", "itemtitle", "videotitle", "name", "itemname", "productname")
+FLAGS = {role: f"--{role}-column" for role in COMMON_NAMES}
+#: Columns that say which part a row belongs to, and how the parts are called in them.
+LABEL_NAMES = ("xlabel", "split")
+LABELS = {
+    "0": 0, "train": 0, "training": 0,
+    "1": 1, "valid": 1, "validation": 1, "val": 1, "dev": 1,
+    "2": 2, "test": 2,
+}  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """A column name without its RecBole type, case and separators: ``user_id:token`` -> ``userid``."""
+    name = name.split(":")[0]
+    return "".join(letter for letter in name.lower() if letter not in "_- .")
+
+
+def find_common(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The column whose plain name stands first in ``names``, or None."""
+    by_plain: dict[str, str] = {}
+    for column in columns:
+        by_plain.setdefault(plain(column), column)
+    return next((by_plain[name] for name in names if name in by_plain), None)
+
+
+def _named(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:
+    """The column that the user asked for, with or without its RecBole type."""
+    for column in columns:
+        if wanted in (column, column.split(":")[0]):
+            return column
+    near = difflib.get_close_matches(wanted, columns, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(
+        f"there is no {role} column {wanted!r}", path=path, hint=f"{guess}columns found: {', '.join(columns)}"
+    )
+
+
+def choose_columns(columns: Sequence[str], options: ReadOptions, path: Path) -> dict[str, str]:
+    """Find the columns of a table of interactions.
+
+    Args:
+        columns: The names that the file has.
+        options: Names that the user gave; the rest is guessed.
+        path: The file, for messages.
+
+    Returns:
+        role -> column, with ``user`` and ``item`` and, where there are such, ``time``, ``value`` and
+        ``label`` (the part a row belongs to).
+
+    Raises:
+        InputError: A named column is not there, or users or items cannot be told.
+    """
+    chosen: dict[str, str] = {}
+    for role, names in COMMON_NAMES.items():
+        wanted: str | None = getattr(options, role)
+        if wanted:
+            chosen[role] = _named(columns, wanted, role, path)
+        elif wanted is None:
+            found = find_common(columns, names)
+            if found is not None:
+                chosen[role] = found
+    label = find_common([column for column in columns if column not in chosen.values()], LABEL_NAMES)
+    if label is not None:
+        chosen["label"] = label
+    missing = [role for role in ("user", "item") if role not in chosen]
+    if missing:
+        raise InputError(
+            f"cannot tell which column holds the {' and the '.join(missing)} ids; "
+            f"columns found: {', '.join(map(repr, columns)) or 'none'}",
+            path=path,
+            hint="name them with " + " and ".join(FLAGS[role] for role in missing),
+        )
+    return chosen

@@ -1,0 +1,261 @@
+"""Delimited text of any size: CSV, TSV, RecBole's atomic files, ``::``-separated MovieLens.
+
+The fast way scans the file with polars, in pieces, and only checks that every row is sound. If one is
+not, the file is read again row by row: that way knows the line of every bad row, and writes the good
+rows to a scratch file for the fast way to take up.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import polars as pl
+
+from firstlight.core.errors import InputError
+from firstlight.data.formats.base import Problems
+from firstlight.data.formats.columns import LABELS
+from firstlight.data.formats.text import BOM, decode, open_bytes
+
+NOUN = {"time": "timestamp", "value": "value", "label": "part"}
+
+csv.field_size_limit(2**27)  # the default, 128 KiB, is less than some plots and descriptions hold
+
+
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """An opened file of delimited text.
+
+    Attributes:
+        path: The file as the user knows it.
+        names: Column names, as many as the first row has fields.
+        separator: One character.
+        quoted: Whether ``"`` quotes fields.
+        has_header: Whether the first row holds the names.
+        plain: An uncompressed, one-character-separated twin of the file; the file itself where it is one.
+        scratch: Holds the twin, and goes away with this object.
+    """
+
+    path: Path
+    names: list[str]
+    separator: str
+    quoted: bool
+    has_header: bool
+    plain: Path
+    scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
+
+
+def _first_line(path: Path) -> str:
+    with open_bytes(path) as handle:
+        for raw in handle:
+            line = decode(raw.removeprefix(BOM))[0].rstrip("\r\n")
+            if line.strip():
+                return line
+    raise InputError("this file is empty", path=path)
+
+
+def _guess_separator(path: Path, line: str) -> str:
+    """The separator of a header: by the file's suffix, unless the header says otherwise."""
+    usual = "\t" if ".tsv" in path.suffixes or ".inter" in path.suffixes or ".item" in path.suffixes else ","
+    if usual in line:
+        return usual
+    return max("\t,;|", key=line.count) if any(mark in line for mark in "\t,;|") else usual
+
+
+def _make_plain(path: Path, target: Path, separator: str) -> None:
+    """Write an uncompressed copy whose separator is one character."""
+    with open_bytes(path) as source, target.open("wb") as sink:
+        if separator != "::":
+            shutil.copyfileobj(source, sink, 1 << 20)
+            return
+        for line in source:
+            sink.write(line.replace(b"::", b"\t"))
+
+
+def open_text_table(
+    path: Path, *, separator: str | None = None, quoted: bool = True, names: list[str] | None = None
+) -> TextTable:
+    """Look at a file's header and make it ready for scanning.
+
+    Args:
+        path: The file, plain or ``.gz``.
+        separator: The separator (``"::"`` is allowed); guessed from the header if None.
+        quoted: Whether ``"`` quotes fields.
+        names: Column names, for a file without a header.
+
+    Returns:
+        The opened table.
+
+    Raises:
+        InputError: The file is empty, a folder, or cannot be read.
+    """
+    line = _first_line(path)
+    separator = separator or _guess_separator(path, line)
+    scratch: TemporaryDirectory[str] = TemporaryDirectory(prefix="firstlight-")
+    plain = path
+    if separator == "::" or path.suffix == ".gz":
+        plain = Path(scratch.name) / "plain.txt"
+        _make_plain(path, plain, separator)
+    separator = "\t" if separator == "::" else separator
+    header = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
+    return TextTable(
+        path, names or [name.strip() for name in header], separator, quoted, names is None, plain, scratch
+    )
+
+
+def _quoting(quoted: bool) -> Literal[0, 3]:
+    return csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+
+
+def scan_text(table: TextTable) -> pl.LazyFrame:
+    """All columns of a table as strings, named by position (``"0"``, ``"1"`` and so on)."""
+    frame = pl.scan_csv(
+        table.plain,
+        has_header=table.has_header,
+        separator=table.separator,
+        quote_char='"' if table.quoted else None,
+        infer_schema=False,
+        glob=False,  # a path may hold * or [
+    )
+    present = frame.collect_schema().names()
+    return frame.rename({name: str(position) for position, name in enumerate(present)})
+
+
+def read_rows(table: TextTable, problems: Problems) -> Iterator[tuple[int, list[str]]]:
+    """Give ``(1-based line, fields)`` of every row that has as many fields as there are columns.
+
+    Empty lines are passed over; rows with too few or too many fields are reported.
+    """
+    width = len(table.names)
+    reader = csv.reader(
+        _lines(table, problems), delimiter=table.separator, quoting=_quoting(table.quoted), strict=False
+    )
+    header_due = table.has_header
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            problems.bad_row("unreadable row", table.path, reader.line_num, str(error))
+            continue
+        if not fields or (len(fields) == 1 and width > 1 and not fields[0].strip()):
+            continue
+        if header_due:
+            header_due = False
+        elif len(fields) != width:
+            problems.bad_row(
+                "wrong number of fields",
+                table.path,
+                reader.line_num,
+                f"{len(fields)} fields, where there are {width} columns",
+            )
+        else:
+            yield reader.line_num, fields
+
+
+def _lines(table: TextTable, problems: Problems) -> Iterator[str]:
+    with table.plain.open("rb") as handle:
+        for line, raw in enumerate(handle, start=1):
+            text, foreign = decode(raw.removeprefix(BOM) if line == 1 else raw)
+            if foreign:
+                problems.note("not UTF-8", table.path, "read as Windows-1252 or Latin-1", line=line)
+            yield text
+
+
+def parse_number(text: str) -> int | float | None:
+    """A finite number, or None."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def parse_time(text: str) -> int | None:
+    """Seconds (or finer units) since the epoch from a number or an ISO 8601 date, or None.
+
+    A date without a zone counts as UTC.
+    """
+    number = parse_number(text)
+    if number is not None:
+        return int(number)
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def complaint(role: str, text: str | None) -> tuple[str, str]:
+    """What is wrong with a cell that cannot be used: (kind, problem)."""
+    if role in ("user", "item"):
+        return f"missing {role} id", f"the {role} id is missing"
+    if text is None or not text.strip():
+        return f"missing {NOUN[role]}", f"the {NOUN[role]} is missing or not a finite number"
+    if role == "label":
+        return "unknown part", f"{text!r} is not train, valid or test (or 0, 1 or 2)"
+    or_date = " or an ISO date" if role == "time" else ""
+    return f"{NOUN[role]} is not a number", f"{NOUN[role]} {text!r} is not a number{or_date}"
+
+
+def _normal(role: str, text: str) -> str | None:
+    """A cell as the fast way reads it, or None if it cannot be used."""
+    if role in ("user", "item"):
+        return text if text.strip() else None
+    if role == "label":
+        return text if text.lower() in LABELS else None
+    number = parse_time(text) if role == "time" else parse_number(text)
+    return None if number is None else str(number)
+
+
+def mend(table: TextTable, roles: Mapping[str, str], problems: Problems) -> pl.LazyFrame:
+    """Read a file row by row, report the bad rows, and give the good ones.
+
+    Args:
+        table: The file.
+        roles: role -> column name.
+        problems: Gets every bad row with its line.
+
+    Returns:
+        The good rows, String columns named by role.
+
+    Raises:
+        InputError: A row is bad and the policy is to stop.
+    """
+    positions = {role: table.names.index(column) for role, column in roles.items()}
+    target = Path(table.scratch.name) / "mended.csv"
+    with target.open("w", encoding="utf-8", newline="") as sink:
+        writer = csv.writer(sink)
+        writer.writerow(roles)
+        for line, fields in read_rows(table, problems):
+            row = {role: _normal(role, fields[position]) for role, position in positions.items()}
+            wrong = next((role for role, text in row.items() if text is None), None)
+            if wrong is None:
+                writer.writerow(row.values())
+                continue
+            kind, problem = complaint(wrong, fields[positions[wrong]])
+            problems.bad_row(kind, table.path, line, problem)
+    return pl.scan_csv(target, infer_schema=False, glob=False)
+
+
+def read_text_frame(table: TextTable, problems: Problems) -> pl.DataFrame:
+    """A whole table as strings, columns by name, row by row: for small files with foreign encodings."""
+    columns: list[list[str]] = [[] for _ in table.names]
+    for _, fields in read_rows(table, problems):
+        for column, text in zip(columns, fields, strict=True):
+            column.append(text)
+    return pl.DataFrame(
+        dict(zip(table.names, columns, strict=True)), schema=dict.fromkeys(table.names, pl.String)
+    )

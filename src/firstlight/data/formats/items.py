@@ -1,0 +1,123 @@
+"""Item tables: titles, other texts and covers, aligned to the item rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from firstlight.core.errors import InputError
+from firstlight.data.formats.base import Problems
+from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common
+from firstlight.data.formats.delimited import open_text_table, read_text_frame
+
+#: What data sets write where they have no text.
+NOT_A_TEXT = ("", "N/A", "n/a", "NaN", "nan", "None", "null", "\\N")
+
+
+def find_item_column(columns: Sequence[str], wanted: str | None, path: Path) -> str:
+    """The id column of an item table: the one named like the log's item column, or a common name.
+
+    Raises:
+        InputError: There is none.
+    """
+    if wanted in columns:
+        return str(wanted)
+    found = find_common(columns, (*COMMON_NAMES["item"], "id"))
+    if found is None:
+        raise InputError(
+            f"cannot tell which column holds the item ids; columns found: {', '.join(columns)}",
+            path=path,
+            hint="name it with --item-column",
+        )
+    return found
+
+
+def read_items(
+    path: Path, problems: Problems, *, item: str | None = None, separator: str | None = None,
+    quoted: bool = True, names: list[str] | None = None,
+) -> pl.DataFrame:  # fmt: skip
+    """Read an item table, text or Parquet.
+
+    Args:
+        path: The file.
+        problems: Gets bad and repeated rows.
+        item: The name of the id column, if known.
+        separator: For text; guessed if None.
+        quoted: For text: whether ``"`` quotes fields.
+        names: For text without a header.
+
+    Returns:
+        ``item`` (String, distinct) and the other columns: texts, with null where there is none; ``title``
+        and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
+
+    Raises:
+        InputError: The file cannot be read or has no id column.
+    """
+    if path.suffix == ".parquet":
+        try:
+            frame = pl.read_parquet(path, glob=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise InputError(
+                f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path
+            ) from error
+    else:
+        frame = read_text_frame(
+            open_text_table(path, separator=separator, quoted=quoted, names=names), problems
+        )
+        frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
+    key = find_item_column(frame.columns, item, path)
+    frame = frame.with_columns(pl.col(key).cast(pl.String).alias("item"))
+    frame = frame.drop(key) if key != "item" else frame
+    frame = _drop_bad_ids(frame, path, problems)
+    return _name_columns(frame)
+
+
+def _drop_bad_ids(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
+    """Leave out rows of the item table without an id, and repeated ones."""
+    empty = frame["item"].is_null() | (frame["item"].str.strip_chars() == "")
+    for row in empty.arg_true():
+        problems.bad_row("missing item id", path, int(row) + 1, "the item id is missing")
+    frame = frame.filter(~empty)
+    again = ~frame["item"].is_first_distinct()
+    if again.any():
+        row = int(again.arg_true()[0])
+        problems.note(
+            "repeated item", path, f"item {frame['item'][row]!r} again; the first counts", int(again.sum())
+        )
+    return frame.filter(~again)
+
+
+def _name_columns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give the cover and the title their names, and make everything else text."""
+    pictures = [name for name, dtype in frame.schema.items() if dtype == pl.Binary]
+    cover = find_common(pictures, COVER_NAMES) or find_common(frame.columns, ("cover",))
+    title = find_common([name for name in frame.columns if name not in pictures], TITLE_NAMES)
+    renamed = {
+        old: new for old, new in ((cover, "cover"), (title, "title")) if old and new not in frame.columns
+    }
+    frame = frame.rename(renamed)
+    texts = []
+    for name, dtype in frame.schema.items():
+        column = pl.col(name)
+        if isinstance(dtype, pl.List):
+            column = column.cast(pl.List(pl.String)).list.join("|")
+        elif dtype != pl.String:
+            continue
+        texts.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
+    return frame.with_columns(text for text in texts if text.meta.output_name() != "item")
+
+
+def align_items(items: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
+    """Put an item table in row order; items that it does not know get nulls.
+
+    Args:
+        items: As from :func:`read_items`.
+        item_ids: ``(n_items,)`` ids in row order.
+
+    Returns:
+        ``n_items`` rows, without the id column.
+    """
+    order = pl.DataFrame({"item": item_ids.cast(pl.String)})
+    return order.join(items, on="item", how="left", maintain_order="left").drop("item")

@@ -1,0 +1,251 @@
+"""From scanned columns to rows of a click log: checks, times in seconds, ids to row numbers.
+
+Everything runs over lazy frames in pieces, so that the ids of a log, which are its largest part, never
+stand in memory as strings: one pass checks, two collect the distinct ids, one looks the rows up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from firstlight.core.errors import InputError
+from firstlight.data.clean import PARTS, RawPairs, order_ids
+from firstlight.data.formats.base import Problems
+from firstlight.data.formats.columns import LABELS
+from firstlight.data.formats.delimited import TextTable, complaint, mend, parse_number, scan_text
+
+#: Largest plausible absolute value of a timestamp, by how many of its units make a second.
+TIME_UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (2**63, 1_000_000_000))
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Sound rows of one file, not read yet.
+
+    Attributes:
+        frame: ``user`` and ``item`` String, and, if the file has them, ``time`` Int64 (any unit), ``value``
+            Float32, ``label`` Int64.
+        path: The file.
+        rows: Number of rows.
+        largest_time: Largest absolute timestamp, or None.
+        owner: Keeps scratch files alive for as long as the frame.
+    """
+
+    frame: pl.LazyFrame
+    path: Path
+    rows: int
+    largest_time: int | None
+    owner: TextTable | None = None
+
+
+def _whole(column: pl.Expr) -> pl.Expr:
+    """Int64 from integers or from decimals such as ``12.0``; null where there is no finite number."""
+    by_way_of_float = column.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+    return pl.coalesce(column.cast(pl.Int64, strict=False), by_way_of_float)
+
+
+def _time(column: pl.Expr, dtype: pl.DataType, iso: bool) -> pl.Expr:
+    if dtype.is_temporal():
+        return column.cast(pl.Datetime("us"), strict=False).dt.epoch("s")
+    return column.str.to_datetime(strict=False).dt.epoch("s") if iso else _whole(column)
+
+
+def _typed(schema: Mapping[str, pl.DataType], iso: bool) -> list[pl.Expr]:
+    """Columns by role, in their types; null where a cell cannot be used.
+
+    Args:
+        schema: role -> type in the file.
+        iso: Whether times that are strings are dates.
+    """
+    columns = []
+    for role, dtype in schema.items():
+        column = pl.col(role)
+        if role in ("user", "item"):
+            text = column.cast(pl.String)
+            columns.append(pl.when(text.str.strip_chars() != "").then(text).alias(role))
+        elif role == "time":
+            columns.append(_time(column, dtype, iso).alias(role))
+        elif role == "value":
+            number = column.cast(pl.Float32, strict=False)
+            columns.append(pl.when(number.is_finite()).then(number).alias(role))
+        else:
+            text = column.cast(pl.String).str.to_lowercase()
+            columns.append(text.replace_strict(LABELS, default=None, return_dtype=pl.Int64).alias(role))
+    return columns
+
+
+def _summary(frame: pl.LazyFrame, roles: Collection[str], bad: pl.Expr) -> dict[str, int]:
+    """Number of rows, of bad rows, and the largest absolute timestamp."""
+    wanted = [pl.len().alias("rows"), bad.sum().alias("bad")]
+    if "time" in roles:
+        wanted.append(pl.col("time").abs().max().alias("largest_time"))
+    return frame.select(wanted).collect(engine="streaming").row(0, named=True)
+
+
+def _holds_dates(frame: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> bool:
+    """Whether the first time that is there is text and no number."""
+    if schema.get("time") != pl.String:
+        return False
+    first = frame.select(pl.col("time").drop_nulls().first()).collect().item()
+    return first is not None and parse_number(first) is None
+
+
+def scan_delimited(table: TextTable, roles: Mapping[str, str], problems: Problems) -> Scan:
+    """Check a text file and make its sound rows ready.
+
+    Args:
+        table: The file.
+        roles: role -> column name; roles are ``user``, ``item``, ``time``, ``value``, ``label``.
+        problems: Gets bad rows.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: A row is bad and the policy is to stop, or the file has no rows.
+    """
+    schema: dict[str, pl.DataType] = dict.fromkeys(roles, pl.String())
+    unusable = pl.any_horizontal(pl.col(role).is_null() for role in roles)
+    short = pl.col("last").is_null()  # where a row has too few fields, the last one is null
+    try:
+        raw = scan_text(table)
+        picked = raw.select(
+            *(pl.col(str(table.names.index(column))).alias(role) for role, column in roles.items()),
+            pl.col(str(len(table.names) - 1)).alias("last"),
+        )
+        typed = _typed(schema, _holds_dates(picked, schema))
+        summary = _summary(picked.select(*typed, "last"), roles, unusable | short)
+        frame = picked.select(typed)
+        sound = summary["bad"] == 0
+    except pl.exceptions.PolarsError:
+        sound = False  # ragged rows, broken quotes, foreign encodings: the careful way tells which
+    if not sound:
+        frame = mend(table, roles, problems).select(_typed(schema, iso=False))
+        summary = _summary(frame, roles, unusable)
+    if not summary["rows"]:
+        raise InputError("no interactions in this file", path=table.path)
+    return Scan(frame, table.path, summary["rows"], summary.get("largest_time"), table)
+
+
+def _report_rows(
+    raw: pl.LazyFrame, frame: pl.LazyFrame, roles: Collection[str], path: Path, problems: Problems
+) -> None:
+    """Report every row of a Parquet file that has a cell that cannot be used."""
+    cells = raw.select(pl.col(role).cast(pl.String) for role in roles)
+    null = frame.select(pl.col(role).is_null().alias(f"no {role}") for role in roles)
+    both = pl.concat([cells, null], how="horizontal").with_row_index("row", offset=1)
+    bad = both.filter(pl.any_horizontal(f"no {role}" for role in roles)).collect()
+    for row in bad.iter_rows(named=True):
+        role = next(role for role in roles if row[f"no {role}"])
+        kind, problem = complaint(role, row[role])
+        problems.bad_row(kind, path, row["row"], problem)
+
+
+def scan_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]], problems: Problems) -> Scan:
+    """Check a Parquet file and make its sound rows ready.
+
+    Args:
+        path: The file.
+        choose: Gives role -> column for the file's columns.
+        problems: Gets bad rows.
+
+    Returns:
+        The rows.
+
+    Raises:
+        InputError: The file is torn or has no rows, a column has a type that cannot be used, or a row is
+            bad and the policy is to stop.
+    """
+    try:
+        raw = pl.scan_parquet(path, glob=False)
+        types = raw.collect_schema()
+        roles = choose(types.names())
+        schema = {role: types[column] for role, column in roles.items()}
+        picked = raw.select(pl.col(column).alias(role) for role, column in roles.items())
+        frame = picked.select(_typed(schema, _holds_dates(picked, schema)))
+        unusable = pl.any_horizontal(pl.col(role).is_null() for role in roles)
+        summary = _summary(frame, roles, unusable)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
+    if summary["bad"]:
+        _report_rows(picked, frame, roles, path, problems)
+        frame = frame.filter(~unusable)
+    if summary["rows"] == summary["bad"]:
+        raise InputError("no interactions in this file", path=path)
+    return Scan(frame, path, summary["rows"] - summary["bad"], summary.get("largest_time"))
+
+
+def _in_seconds(scan: Scan, problems: Problems) -> pl.LazyFrame:
+    """Rescale timestamps that are too large to be seconds."""
+    if scan.largest_time is None:
+        return scan.frame
+    divisor = next(divisor for limit, divisor in TIME_UNITS if scan.largest_time < limit)
+    if divisor == 1:
+        return scan.frame
+    unit = {1_000: "milliseconds", 1_000_000: "microseconds"}.get(divisor, "nanoseconds")
+    problems.note("timestamps not in seconds", scan.path, f"read as {unit}", count=scan.rows)
+    return scan.frame.with_columns(pl.col("time") // divisor)
+
+
+def _distinct(frames: Sequence[pl.LazyFrame], role: str, known: pl.Series | None) -> pl.Series:
+    """All ids of a side, in row order."""
+    ids = pl.concat([frame.select(role) for frame in frames]).unique().collect(engine="streaming")[role]
+    return order_ids(ids if known is None else pl.concat([ids, known.alias(role)]).unique())
+
+
+def _with_rows(frame: pl.LazyFrame, role: str, ids: pl.Series) -> pl.LazyFrame:
+    table = pl.DataFrame({role: ids, f"{role}_row": np.arange(len(ids), dtype=np.int32)}).lazy()
+    return frame.join(table, on=role, how="left", maintain_order="left").drop(role)
+
+
+def encode_log(
+    scans: Mapping[str, Scan],
+    problems: Problems,
+    *,
+    known_items: pl.Series | None = None,
+    user_ids: pl.Series | None = None,
+    item_ids: pl.Series | None = None,
+) -> tuple[pl.Series, pl.Series, dict[str, RawPairs]]:
+    """Turn ids into rows.
+
+    Args:
+        scans: part name -> sound rows. A part whose rows have a ``label`` is split by it: 0 train, 1 valid,
+            2 test.
+        problems: Hears of timestamps in other units than seconds.
+        known_items: Items that exist whether they have pairs or not.
+        user_ids: The users in row order, where that is settled; else all that occur, ascending.
+        item_ids: The items in row order, where that is settled.
+
+    Returns:
+        User ids, item ids (both in row order) and the pairs by part.
+    """
+    frames = {name: _in_seconds(scan, problems) for name, scan in scans.items()}
+    if user_ids is None:
+        user_ids = _distinct(list(frames.values()), "user", None)
+    if item_ids is None:
+        item_ids = _distinct(list(frames.values()), "item", known_items)
+    parts: dict[str, RawPairs] = {}
+    for name, frame in frames.items():
+        rows = _with_rows(_with_rows(frame, "user", user_ids), "item", item_ids).collect(engine="streaming")
+        if "label" not in rows.columns:
+            parts[name] = _pairs(rows)
+            continue
+        for code, part in enumerate(PARTS):
+            chosen = rows.filter(pl.col("label") == code)
+            if len(chosen) or part == "train":
+                parts[part] = _pairs(chosen)
+    return user_ids, item_ids, parts
+
+
+def _pairs(rows: pl.DataFrame) -> RawPairs:
+    return RawPairs(
+        rows["user_row"].to_numpy(),
+        rows["item_row"].to_numpy(),
+        rows["time"].to_numpy() if "time" in rows.columns else None,
+        rows["value"].to_numpy() if "value" in rows.columns else None,
+    )

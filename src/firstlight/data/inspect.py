@@ -1,0 +1,223 @@
+"""What is in a dataset, and what is wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from firstlight.core.errors import InputError
+from firstlight.data.catalogue import Catalogue
+from firstlight.data.dataset import Dataset
+from firstlight.data.formats import FORMATS, detect_format
+from firstlight.data.formats.base import Format, Problem, Problems, ReadOptions
+from firstlight.data.interactions import IntArray, Interactions
+
+QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class FeatureReport:
+    """One feature matrix.
+
+    Attributes:
+        name: Its name.
+        shape: ``(n_items, dim)``.
+        present: Items that have it.
+        not_finite_rows: Rows that held NaN or infinity.
+        zero_rows: Rows that held only zeros.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    present: int
+    not_finite_rows: int
+    zero_rows: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect_path` found.
+
+    Attributes:
+        path: What was inspected.
+        format: Its format.
+        n_users: User rows.
+        n_items: Item rows.
+        parts: part -> number of distinct pairs.
+        density: Share of user × item cells that hold a pair of any part.
+        user_degrees: Quantiles of training pairs per user.
+        item_degrees: Quantiles of training pairs per item.
+        time_range: First and last timestamp in seconds since the epoch, or None.
+        value_range: Smallest and largest value, or None.
+        duplicates: Rows that repeated a pair of the same part.
+        pairs_in_train_and_later: Validation and test pairs that are training pairs as well; they are kept.
+        users_without_train: Users without a training pair.
+        users_in_test_only: Of these, those with test pairs.
+        cold_items: Items without a training pair.
+        items_in_test_only: Of these, those with test pairs.
+        test_pairs_of_cold_items: Test pairs whose item has no training pair.
+        features: The feature matrices.
+        covers: Items with a cover, or None if there is no such column.
+        texts: text column -> items that have it.
+        dropped: reason -> rows left out.
+        problem_totals: kind of problem -> how often.
+        problems: The first cases of each kind.
+    """
+
+    path: str
+    format: str
+    n_users: int
+    n_items: int
+    parts: dict[str, int]
+    density: float
+    user_degrees: dict[str, float]
+    item_degrees: dict[str, float]
+    time_range: tuple[int, int] | None
+    value_range: tuple[float, float] | None
+    duplicates: int
+    pairs_in_train_and_later: int
+    users_without_train: int
+    users_in_test_only: int
+    cold_items: int
+    items_in_test_only: int
+    test_pairs_of_cold_items: int
+    features: tuple[FeatureReport, ...]
+    covers: int | None
+    texts: dict[str, int]
+    dropped: dict[str, int]
+    problem_totals: dict[str, int]
+    problems: tuple[Problem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self)
+
+
+def _quantiles(degrees: IntArray) -> dict[str, float]:
+    if not len(degrees):
+        return dict.fromkeys(QUANTILES, 0.0)
+    numbers = np.quantile(degrees, list(QUANTILES.values()))
+    return dict(zip(QUANTILES, map(float, numbers), strict=True))
+
+
+def _range(arrays: list[Any]) -> tuple[Any, Any] | None:
+    filled = [array for array in arrays if array is not None and len(array)]
+    if not filled:
+        return None
+    return min(array.min() for array in filled).item(), max(array.max() for array in filled).item()
+
+
+def _shared_pairs(train: Interactions, later: Interactions) -> int:
+    """Number of pairs that both logs hold."""
+    first, second = (part.users.astype(np.int64) * part.n_items + part.items for part in (train, later))
+    return len(np.intersect1d(first, second, assume_unique=True))
+
+
+def _coverage(items: pl.DataFrame) -> tuple[int | None, dict[str, int]]:
+    """Items with a cover, and items with each text."""
+    texts = {
+        name: int((items[name].str.strip_chars() != "").sum())
+        for name, dtype in items.schema.items()
+        if dtype == pl.String and name not in ("cover", "clip", "role")
+    }
+    if "cover" not in items.columns:
+        return None, texts
+    cover = items["cover"]
+    size = cover.bin.size() if cover.dtype == pl.Binary else cover.cast(pl.String).str.len_bytes()
+    return int((size > 0).sum()), texts
+
+
+def _missing_files(catalogue: Catalogue, folder: Path, problems: Problems) -> None:
+    """Note covers and clips whose files are not there."""
+    for column in ("cover", "clip"):
+        if catalogue.items.schema.get(column) != pl.String:
+            continue
+        for row, name in enumerate(catalogue.items[column]):
+            if name and not (folder / name).is_file():
+                problems.note(f"missing {column} file", folder / name, f"named by item row {row}")
+
+
+def _features(dataset: Dataset, problems: Problems) -> tuple[FeatureReport, ...]:
+    def count(name: str, kind: str) -> int:
+        return problems.totals.get(f"feature {name}: {kind} row", 0)
+
+    return tuple(
+        FeatureReport(
+            name,
+            (matrix.values.shape[0], matrix.values.shape[1]),
+            int(matrix.present.sum()),
+            count(name, "NaN or infinite"),
+            count(name, "all-zero"),
+        )
+        for name, matrix in dataset.catalogue.features.items()
+    )
+
+
+def _read(path: Path, options: ReadOptions, problems: Problems, chosen: Format) -> Dataset:
+    """Read what can be read; a file of nothing but bad rows is an empty dataset with a list of them."""
+    try:
+        return chosen.read(path, replace(options, on_bad_rows="skip"), problems)
+    except InputError as error:
+        if not problems.examples:
+            raise
+        problems.note("unusable file", error.path or path, error.problem)
+    none = pl.Series([], dtype=pl.String)
+    return Dataset(
+        path.name, none, none, Interactions.empty(0, 0), source=str(path), dropped=problems.dropped
+    )
+
+
+def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspection:
+    """Read a dataset in any supported format and report what is in it.
+
+    Bad rows, whatever ``options.on_bad_rows`` says, are listed and not raised.
+
+    Args:
+        path: The dataset.
+        options: Column names, and what counts as an interaction.
+
+    Returns:
+        Counts, coverage and problems.
+
+    Raises:
+        InputError: Nothing can be read at all: no known format, a torn file, columns that cannot be told.
+    """
+    path = Path(path)
+    name = detect_format(path)
+    problems = Problems("skip", tolerant=True)
+    dataset = _read(path, options or ReadOptions(), problems, FORMATS.load(name))
+    train, parts = dataset.train, list(dataset.parts.values())
+    later = [part for part in (dataset.valid, dataset.test) if part is not None]
+    test = dataset.test or Interactions.empty(dataset.n_users, dataset.n_items)
+    no_user, cold = train.user_degrees == 0, train.item_degrees == 0
+    _missing_files(dataset.catalogue, Path(dataset.source), problems)
+    covers, texts = _coverage(dataset.catalogue.items)
+    return Inspection(
+        path=str(path),
+        format=name,
+        n_users=dataset.n_users,
+        n_items=dataset.n_items,
+        parts={part: pairs.n_pairs for part, pairs in dataset.parts.items()},
+        density=sum(part.density for part in parts),
+        user_degrees=_quantiles(train.user_degrees),
+        item_degrees=_quantiles(train.item_degrees),
+        time_range=_range([part.times for part in parts]),
+        value_range=_range([part.values for part in parts]),
+        duplicates=dataset.dropped.get("duplicate pair", 0),
+        pairs_in_train_and_later=sum(_shared_pairs(train, part) for part in later),
+        users_without_train=int(no_user.sum()),
+        users_in_test_only=int((no_user & (test.user_degrees > 0)).sum()),
+        cold_items=int(cold.sum()),
+        items_in_test_only=int((cold & (test.item_degrees > 0)).sum()),
+        test_pairs_of_cold_items=int(test.item_degrees[cold].sum()),
+        features=_features(dataset, problems),
+        covers=covers,
+        texts=texts,
+        dropped=dict(dataset.dropped),
+        problem_totals=dict(problems.totals),
+        problems=tuple(problems.examples),
+    )

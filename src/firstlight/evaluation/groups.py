@@ -1,0 +1,132 @@
+"""Groups of items by training clicks, and how much of the recall each of them brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ItemGroups:
+    """A partition of the items.
+
+    Attributes:
+        of_item: ``(n_items,)`` group number of each item, or -1 for items in no group.
+        labels: Name of each group, in order.
+    """
+
+    of_item: IntArray
+    labels: tuple[str, ...]
+
+
+def popularity_groups(
+    degrees: npt.NDArray[np.integer], n_groups: int = 10, equal: Literal["items", "clicks"] = "items"
+) -> ItemGroups:
+    """Items sorted by training clicks (ties by row) and cut into groups, least popular first.
+
+    Args:
+        degrees: ``(n_items,)`` training clicks.
+        n_groups: Number of groups.
+        equal: What the groups share out evenly: ``items`` (Adap-τ's popularity figure) or ``clicks``
+            (SGL's: every group holds about the same number of training clicks).
+
+    Returns:
+        The groups; labels tell the range of clicks.
+    """
+    order = np.argsort(degrees, kind="stable")
+    n = len(order)
+    if equal == "items":
+        number = np.arange(n) * n_groups // max(1, n)
+    else:
+        # The middle of an item's clicks decides, so one giant item does not empty the groups below it.
+        middle = np.cumsum(degrees[order]) - degrees[order] / 2
+        number = np.minimum((middle * n_groups / max(1, degrees.sum())).astype(np.int64), n_groups - 1)
+    of_item = np.empty(n, np.int64)
+    of_item[order] = number
+    labels = []
+    for group in range(n_groups):
+        inside = degrees[of_item == group]
+        clicks = f"{inside.min()}-{inside.max()}" if len(inside) else "empty"
+        labels.append(f"{group + 1}: {clicks} clicks")
+    return ItemGroups(of_item, tuple(labels))
+
+
+def click_groups(degrees: npt.NDArray[np.integer], bounds: Sequence[int] = (0, 5, 20, 100)) -> ItemGroups:
+    """Items grouped by fixed numbers of training clicks: 0, 1-5, 6-20, 21-100, more.
+
+    Args:
+        degrees: ``(n_items,)`` training clicks.
+        bounds: Ascending last number of clicks of each group but the open last one.
+
+    Returns:
+        ``len(bounds) + 1`` groups.
+    """
+    of_item = np.searchsorted(np.asarray(bounds), degrees, side="left").astype(np.int64)
+    lows = [0, *(bound + 1 for bound in bounds)]
+    labels = [
+        f"{low}" if low == high else f"{low}-{high}" for low, high in zip(lows[:-1], bounds, strict=True)
+    ]
+    return ItemGroups(of_item, (*labels, f"{lows[-1]}+"))
+
+
+def group_table(
+    groups: ItemGroups,
+    ids: npt.NDArray[np.integer],
+    hits: npt.NDArray[np.bool_],
+    target_users: IntArray,
+    target_items: npt.NDArray[np.integer],
+    ks: Sequence[int],
+) -> pl.DataFrame:
+    """Recall and exposure by item group.
+
+    Args:
+        groups: The partition.
+        ids: ``(n, width)`` recommended item rows, -1 for none.
+        hits: ``(n, width)`` whether they are targets.
+        target_users: ``(n_pairs,)`` ascending row in ``ids`` of each target pair.
+        target_items: ``(n_pairs,)`` item of each target pair.
+        ks: Cut-offs.
+
+    Returns:
+        One row per group: ``group`` (label), ``n_items``, ``n_targets`` and for each k
+
+        * ``share_of_recall@k``: mean over all users of (hits on the group's items) / |T|; over the groups
+          these sum to ``recall@k``,
+        * ``recall@k``: mean over users with targets in the group of the recall of those targets (null if
+          there are none),
+        * ``exposure@k``: share of all shown places.
+    """
+    n, width = hits.shape
+    count = len(groups.labels)
+    target_group = groups.of_item[target_items]
+    n_targets = np.bincount(target_users, minlength=n)
+    grouped = target_group >= 0
+    per_user = np.bincount(target_users[grouped] * count + target_group[grouped], minlength=n * count)
+    columns: dict[str, object] = {
+        "group": list(groups.labels),
+        "n_items": np.bincount(groups.of_item[groups.of_item >= 0], minlength=count),
+        "n_targets": per_user.reshape(n, count).sum(0),
+    }
+    user, rank = np.divmod(np.flatnonzero(hits), width)
+    group = groups.of_item[ids[user, rank]]
+    user, rank, group = user[group >= 0], rank[group >= 0], group[group >= 0]
+    users_with = (per_user.reshape(n, count) > 0).sum(0)
+    shown_group = np.append(groups.of_item, -1)[ids] + 1  # id -1 reads the appended -1
+    for k in ks:
+        inside = rank < k
+        owner, of = user[inside], group[inside]
+        within = np.bincount(of, 1 / per_user[owner * count + of], count)
+        shown = np.bincount(shown_group[:, :k].reshape(-1), minlength=count + 1)[1:]
+        columns[f"share_of_recall@{k}"] = np.bincount(of, 1 / n_targets[owner], count) / max(1, n)
+        columns[f"recall@{k}"] = [
+            float(w / c) if c else None for w, c in zip(within, users_with, strict=True)
+        ]
+        columns[f"exposure@{k}"] = shown / max(1, int((ids[:, :k] >= 0).sum()))
+    return pl.DataFrame(columns)

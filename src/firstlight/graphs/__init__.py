@@ -1,0 +1,1 @@
+"""Floor 1: sparse propagation. Knows index arrays, not datasets."""

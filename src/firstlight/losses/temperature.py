@@ -1,0 +1,340 @@
+"""Temperature policies: fixed, learned, and Adap-τ (Chen et al., WWW 2023, arXiv 2302.04775).
+
+A policy answers with *inverse* temperatures w = 1/τ, which multiply scores. Training calls ``start_epoch`` once
+an epoch, ``for_users`` each step and ``observe`` after it. Policies are modules, so that learned temperatures
+are parameters and everything a resumed run needs is in ``state_dict()``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from firstlight.losses.lambert import lambert_w
+
+#: The gap between the mean cosine of positives and of all pairs that the released code assumes at first.
+ASSUMED_GAP = 0.7
+
+
+class TemperatureConfig(BaseModel):
+    """Which temperature policy, and its numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["fixed", "learned", "learned-user", "adaptive", "adaptive-user"] = "adaptive-user"
+    """``fixed``; ``learned`` and ``learned-user`` (the paper's C-τ and Cu-τ: gradient descent on τ);
+    ``adaptive`` (Adap-τ₀: one τ from the data) and ``adaptive-user`` (Adap-τ: one per user)."""
+
+    tau: float = Field(0.1, gt=0)
+    """τ of ``fixed``, and the start of ``learned`` and ``learned-user``."""
+
+    form: Literal["mean", "variance", "mass"] = "mean"
+    """How τ₀ is found. ``mean`` is w₀ = C/(μ₊ − μ), the paper's final closed form and the released code's;
+    ``variance`` is the paper's second-order form before the variances are taken as equal; ``mass`` solves the
+    condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users."""
+
+    warmup_epochs: int = Field(1, ge=0)
+    """Epochs with the assumed gap of .7, since at random initialisation the gap is zero. Released: 100."""
+
+    degree_quantile: float = Field(0.2, ge=0, lt=1)
+    """Users at or below this quantile of training degree are left out of the statistics (released: .2)."""
+
+    gain: float = Field(1.0, gt=0)
+    """Multiplies w₀. The paper has no such factor (1)."""
+
+    threshold: Literal["mean", "quantile"] = "mean"
+    """The loss m_u at which a user keeps τ₀: the mean of L(u), or its ``quantile``."""
+
+    quantile: float = Field(0.9, ge=0, le=1)
+    """The quantile of ``threshold: quantile``; .9 is the released Gowalla-MF setting."""
+
+    beta2: float = Field(1.0, gt=0)
+    """2β of eq. 13 (the released t₂, between .25 and 1.5): large values keep all users at τ₀."""
+
+    positive: Literal["user", "global"] = "global"
+    """Which w multiplies the positive: the user's (the paper's formula) or the global w₀ (the released code)."""
+
+    solution: Literal["printed", "stationary"] = "printed"
+    """``printed``: W((L−m)/2β) as the paper and the code have it; ``stationary``: W((L−m)/(2βτ₀)), which
+    minimises the paper's J as printed (specs §1.5)."""
+
+
+@dataclass(frozen=True)
+class TemperatureStatistics:
+    """What the closed form needs of the training log (specs §2.1).
+
+    Attributes:
+        n_users: Users in the log.
+        users: ``(n_kept,)`` kept users (degree above the quantile).
+        pair_users: ``(n_kept_pairs,)`` user of each kept pair.
+        pair_items: ``(n_kept_pairs,)`` item of each kept pair.
+        constant: C = log(n·m / (2|D|)) over the kept part, m counting all items.
+    """
+
+    n_users: int
+    users: Tensor
+    pair_users: Tensor
+    pair_items: Tensor
+    constant: float
+
+    @classmethod
+    def from_pairs(
+        cls, users: Tensor, items: Tensor, n_users: int, n_items: int, degree_quantile: float = 0.2
+    ) -> TemperatureStatistics:
+        """Count the log.
+
+        Args:
+            users: ``(n_pairs,)`` user of each training pair.
+            items: ``(n_pairs,)`` item of each training pair.
+            n_users: Number of user rows; rows without a pair never count.
+            n_items: Number of item rows.
+            degree_quantile: See :attr:`TemperatureConfig.degree_quantile`.
+        """
+        degrees = torch.bincount(users, minlength=n_users)
+        active = degrees[degrees > 0].double()
+        # torch.quantile refuses more than 16 M values; a sorted lookup with linear interpolation does not.
+        position = degree_quantile * (len(active) - 1)
+        ranked = active.sort().values
+        low, high = ranked[math.floor(position)], ranked[math.ceil(position)]
+        threshold = low + (high - low) * (position - math.floor(position))
+        kept = degrees > threshold
+        if not kept.any():  # every user has the same degree: nobody is sparse
+            kept = degrees > 0
+        inside = kept[users]
+        n_kept, n_pairs = int(kept.sum()), int(inside.sum())
+        constant = math.log(0.5) + math.log(n_kept * n_items) - math.log(n_pairs)
+        return cls(n_users, kept.nonzero()[:, 0], users[inside], items[inside], constant)
+
+
+#: Gives evaluation-mode training-space vectors ``(n_users, dim)`` and ``(n_items, dim)`` on demand.
+Vectors = Callable[[], tuple[Tensor, Tensor]]
+
+
+class Temperature(nn.Module):
+    """A fixed temperature, and the base of the others."""
+
+    observes = False
+    """Whether the policy wants the losses at temperature one."""
+
+    def __init__(self, config: TemperatureConfig, statistics: TemperatureStatistics) -> None:
+        super().__init__()
+        self.config = config
+        self.statistics = statistics
+        self.register_buffer("w", torch.tensor(1 / config.tau, dtype=torch.float64))
+        self.w: Tensor
+
+    def start_epoch(self, epoch: int, vectors: Vectors) -> None:
+        """Recompute what is fixed within an epoch; ``vectors`` is only called where it is needed."""
+
+    def for_users(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Inverse temperatures on the positive and on the negatives, each ``(rows,)`` float32."""
+        w = self.w.to(torch.float32).expand(len(users))
+        return w, w
+
+    def observe(self, users: Tensor, losses: Tensor) -> None:
+        """Note the losses at temperature one ``(rows,)`` of ``users`` ``(rows,)``."""
+
+    def sparse_rows(self) -> list[str]:
+        """Names of parameters whose rows are touched sparsely."""
+        return []
+
+    def per_user(self) -> Tensor:
+        """``(n_users,)`` or ``(1,)`` float64: the current τ (on negatives), for reports."""
+        return (1 / self.w).reshape(1)
+
+
+class LearnedTemperature(Temperature):
+    """C-τ and Cu-τ: log w is a parameter, for all users or for each (paper §5.3 baselines)."""
+
+    def __init__(self, config: TemperatureConfig, statistics: TemperatureStatistics) -> None:
+        super().__init__(config, statistics)
+        per_user = config.name == "learned-user"
+        rows = statistics.n_users if per_user else 1
+        self.log_w = nn.Parameter(torch.full((rows, 1), -math.log(config.tau)))
+
+    def for_users(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Differentiable inverse temperatures."""
+        rows = users if self.config.name == "learned-user" else torch.zeros_like(users)
+        # The exponent is clamped where float32 scores would overflow, τ in [1e-3, 1e3].
+        log_w = nn.functional.embedding(rows, self.log_w, sparse=bool(self.sparse_rows()))
+        w = log_w[:, 0].clamp(-math.log(1e3), math.log(1e3)).exp()
+        return w, w
+
+    def sparse_rows(self) -> list[str]:
+        """Per-user temperatures are touched a batch at a time."""
+        return ["log_w"] if self.config.name == "learned-user" else []
+
+    def per_user(self) -> Tensor:
+        """The current τ of every user."""
+        return (-self.log_w.detach().double()).exp()[:, 0]
+
+
+class AdaptiveTemperature(Temperature):
+    """Adap-τ₀: one temperature, at which positives should hold half of the softmax mass (paper eq. 10)."""
+
+    def __init__(self, config: TemperatureConfig, statistics: TemperatureStatistics) -> None:
+        super().__init__(config, statistics)
+        self.w.fill_(config.gain * statistics.constant / ASSUMED_GAP)
+
+    def start_epoch(self, epoch: int, vectors: Vectors) -> None:
+        """Set w₀ from the evaluation-mode vectors; the previous w₀ stays where the rule has no answer."""
+        if epoch < self.config.warmup_epochs:
+            return
+        users, items = vectors()
+        w = global_inverse_temperature(users, items, self.statistics, self.config.form)
+        if w is not None:
+            self.w.fill_(self.config.gain * w)
+
+
+class AdaptiveUserTemperature(AdaptiveTemperature):
+    """Adap-τ: each user's temperature grows with its loss at a common temperature (paper eq. 14)."""
+
+    observes = True
+
+    def __init__(self, config: TemperatureConfig, statistics: TemperatureStatistics) -> None:
+        super().__init__(config, statistics)
+        n = statistics.n_users
+        self.register_buffer("loss_sum", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("loss_count", torch.zeros(n, dtype=torch.float64))
+        self.register_buffer("w_user", self.w.to(torch.float32).repeat(n))
+        self.loss_sum: Tensor
+        self.loss_count: Tensor
+        self.w_user: Tensor
+
+    def start_epoch(self, epoch: int, vectors: Vectors) -> None:
+        """Set w₀, then w_u from the losses observed during the previous epoch."""
+        super().start_epoch(epoch, vectors)
+        seen = self.loss_count > 0
+        self.w_user.fill_(float(self.w))
+        if bool(seen.any()):
+            losses = self.loss_sum[seen] / self.loss_count[seen]
+            self.w_user[seen] = user_inverse_temperature(losses, float(self.w), self.config).to(torch.float32)
+        self.loss_sum.zero_()
+        self.loss_count.zero_()
+
+    def for_users(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """w₀ or w_u on the positive (:attr:`TemperatureConfig.positive`), w_u on the negatives."""
+        w_user = self.w_user[users]
+        if self.config.positive == "user":
+            return w_user, w_user
+        return self.w.to(torch.float32).expand(len(users)), w_user
+
+    def observe(self, users: Tensor, losses: Tensor) -> None:
+        """Add to the users' running means."""
+        self.loss_sum.index_add_(0, users, losses.double())
+        self.loss_count.index_add_(0, users, torch.ones_like(losses, dtype=torch.float64))
+
+    def per_user(self) -> Tensor:
+        """The current τ of every user."""
+        return 1 / self.w_user.double()
+
+
+def global_inverse_temperature(
+    users: Tensor, items: Tensor, statistics: TemperatureStatistics, form: str = "mean"
+) -> float | None:
+    """w₀ from the gap between positives and all pairs (paper eq. 10 and 11; specs §2.2).
+
+    Args:
+        users: ``(n_users, dim)`` normalised.
+        items: ``(n_items, dim)`` normalised.
+        statistics: Counts of the training log.
+        form: See :attr:`TemperatureConfig.form`.
+
+    Returns:
+        w₀, or None where the rule has no answer: no gap yet (μ₊ ≤ μ), or nothing finite.
+    """
+    kept = users[statistics.users].double()
+    center = items.double().mean(dim=0)
+    mean = float((kept @ center).mean())
+    positive = _pair_scores(users, items, statistics.pair_users, statistics.pair_items)
+    gap = float(positive.mean()) - mean
+    if not math.isfinite(gap) or gap <= 1e-6:
+        return None
+    if form == "mass":
+        return _half_mass(users, items, statistics)
+    closed = statistics.constant / gap
+    if form == "mean":
+        return closed
+    # Exact second moment over all kept pairs from the (dim, dim) Gram matrix: mean (u·v)² = mean uᵀGu.
+    gram = items.double().T @ items.double() / len(items)
+    variance = float(((kept @ gram) * kept).sum(dim=1).mean()) - mean**2
+    spread = float(positive.var(correction=0)) - variance
+    root = gap**2 + 2 * spread * statistics.constant
+    # Nearly equal variances: the closed form is the limit. No real root: no w reaches half the mass.
+    if abs(spread) < 1e-9 or root < 0:
+        return closed
+    return (math.sqrt(root) - gap) / spread
+
+
+def _pair_scores(users: Tensor, items: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner products of listed pairs, ``(n_pairs,)`` float64, gathered in blocks."""
+    block = 1 << 16
+    parts = [
+        (users[rows[lo : lo + block]] * items[columns[lo : lo + block]]).sum(dim=1).double()
+        for lo in range(0, len(rows), block)
+    ]
+    return torch.cat(parts)
+
+
+def _half_mass(users: Tensor, items: Tensor, statistics: TemperatureStatistics, sample: int = 256) -> float:
+    """The w at which the positives of the sampled users hold half of their softmax mass on average."""
+    step = max(1, len(statistics.users) // sample)
+    chosen = statistics.users[::step][:sample]
+    slot = torch.full((statistics.n_users,), -1, dtype=torch.int64)
+    slot[chosen] = torch.arange(len(chosen))
+    inside = slot[statistics.pair_users] >= 0
+    rows, columns = slot[statistics.pair_users[inside]], statistics.pair_items[inside]
+    scores = users[chosen] @ items.T
+    held = scores[rows, columns]
+    low, high = 1e-2, 1e3
+    for _ in range(30):
+        w = math.sqrt(low * high)
+        share = (w * held - torch.logsumexp(w * scores, dim=1)[rows]).exp()
+        if float(share.sum()) / len(chosen) < 0.5:
+            low = w
+        else:
+            high = w
+    return math.sqrt(low * high)
+
+
+def user_inverse_temperature(losses: Tensor, w0: float, config: TemperatureConfig) -> Tensor:
+    """w_u = w₀·exp(−W(max(−1/e, (L(u) − m)/2β))) (paper eq. 14; specs §2.3).
+
+    Args:
+        losses: ``(n,)`` mean loss of each user at temperature one.
+        w0: The global inverse temperature.
+        config: Threshold, 2β and which solution.
+
+    Returns:
+        ``(n,)`` float64, at most e·w₀.
+    """
+    losses = losses.double()
+    if config.threshold == "mean":
+        base = losses.mean()
+    else:
+        ranked = losses.sort().values
+        position = config.quantile * (len(ranked) - 1)
+        low, high = ranked[math.floor(position)], ranked[math.ceil(position)]
+        base = low + (high - low) * (position - math.floor(position))
+    y = (losses - base) / config.beta2
+    if config.solution == "stationary":
+        y = y * w0
+    return w0 * torch.exp(-lambert_w(y.clamp(max=1000.0)))
+
+
+def make_temperature(config: TemperatureConfig, statistics: TemperatureStatistics) -> Temperature:
+    """The policy that ``config`` names."""
+    kinds: dict[str, type[Temperature]] = {
+        "fixed": Temperature,
+        "learned": LearnedTemperature,
+        "learned-user": LearnedTemperature,
+        "adaptive": AdaptiveTemperature,
+        "adaptive-user": AdaptiveUserTemperature,
+    }
+    return kinds[config.name](config, statistics)

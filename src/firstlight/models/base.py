@@ -1,0 +1,236 @@
+"""The seam between models and everything else.
+
+Training talks to a model through four calls: ``encode`` once a step, ``vectors`` for the rows of the batch,
+``extra_losses``, and ``sparse_rows``. Everything after training uses ``user_vectors`` and ``item_vectors`` in
+*scoring space* (a score is their inner product), or ``scores`` for models without vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from firstlight.data.interactions import Interactions
+
+Normalise = Literal["both", "user", "item", "none"]
+
+
+class ModelConfig(BaseModel):
+    """What every model's config has: it is frozen, refuses unknown fields, and carries its registry name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Registry name of the model."""
+
+
+class EmbeddingConfig(ModelConfig):
+    """Fields of models that learn one vector per user and item."""
+
+    dim: int = Field(64, ge=1)
+    """Width of the vectors (paper: F)."""
+
+    normalise: Normalise = "both"
+    """Which side is divided by its length before scoring; the paper's table 4. ``both`` is the cosine."""
+
+    user_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of elements of the user vector that training sets to zero (released MF: .1)."""
+
+    init: Literal["xavier", "spectral"] = "xavier"
+    """Start of the vectors: Xavier-uniform as released, or the leading singular vectors of the normalised
+    adjacency, scaled to the same mean square."""
+
+    l2: float = Field(0.0, ge=0)
+    """Weight of ½(‖e_u‖² + ‖e_i‖² + Σ_j ‖e_j‖²)/batch over the raw rows of a step, as released. With cosines it
+    does not change the loss; it bounds the norms and so keeps the effective learning rate up."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What ``encode`` prepared for one step.
+
+    Attributes:
+        users: ``(n_users, dim)`` propagated user vectors, or None where rows are looked up directly.
+        items: ``(n_items, dim)``, or None.
+        rng: Random stream of the step; None in evaluation mode.
+    """
+
+    users: Tensor | None
+    items: Tensor | None
+    rng: torch.Generator | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows that one step touches.
+
+    Attributes:
+        users: ``(rows,)`` user rows.
+        positives: item rows of the positives.
+        negatives: item rows of the negatives that were looked up, or None for all items.
+        negative_uses: How often each of ``negatives`` counts in the released L2 term (rows × M draws spread
+            over the distinct ones).
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor | None
+    negative_uses: float = 1.0
+
+
+class Recommender(nn.Module):
+    """Base of all models.
+
+    Args:
+        config: The model's config.
+        train: The training log; a model may read all of it (graph, degrees), and nothing else.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    #: Whether there is anything to train by gradient descent.
+    trainable: ClassVar[bool] = True
+
+    def __init__(self, config: ModelConfig, train: Interactions) -> None:
+        super().__init__()
+        self.n_users, self.n_items = train.n_users, train.n_items
+
+    def user_vectors(self) -> Tensor:
+        """``(n_users, dim)`` in scoring space, detached."""
+        raise NotImplementedError(f"{type(self).__name__} has no vectors")
+
+    def item_vectors(self) -> Tensor:
+        """``(n_items, dim)`` in scoring space, detached."""
+        raise NotImplementedError(f"{type(self).__name__} has no vectors")
+
+    def vectors_for_scoring(self) -> tuple[Tensor, Tensor] | None:
+        """Both sides at once, or None for a model that only has :meth:`scores`."""
+        return self.user_vectors(), self.item_vectors()
+
+    def scores(self, users: Tensor) -> Tensor:
+        """``(len(users), n_items)`` scores; only for models without vectors."""
+        raise NotImplementedError(f"{type(self).__name__} scores by its vectors")
+
+
+class EmbeddingModel(Recommender):
+    """A model with a table of user vectors and one of item vectors."""
+
+    Config = EmbeddingConfig
+
+    def __init__(self, config: EmbeddingConfig, train: Interactions, rng: torch.Generator) -> None:
+        super().__init__(config, train)
+        self.config = config
+        self.user_table = nn.Parameter(torch.empty(train.n_users, config.dim))
+        self.item_table = nn.Parameter(torch.empty(train.n_items, config.dim))
+        with torch.no_grad():
+            for table in (self.user_table, self.item_table):
+                bound = float(np.sqrt(6 / (table.shape[0] + table.shape[1])))
+                table.uniform_(-bound, bound, generator=rng)
+            if config.init == "spectral":
+                _spectral_start(self.user_table, self.item_table, train, rng)
+
+    def encode(self, step: int, rng: torch.Generator | None) -> Encoded:
+        """Prepare a training step (``rng`` given) or an evaluation (None): nothing, for plain tables."""
+        return Encoded(None, None, rng)
+
+    def vectors(self, encoded: Encoded, users: Tensor, items: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rows in training space.
+
+        Args:
+            encoded: What :meth:`encode` gave.
+            users: ``(rows,)`` user rows.
+            items: ``(k,)`` item rows, or None for all items.
+
+        Returns:
+            ``(rows, dim)`` and ``(k or n_items, dim)``.
+        """
+        raw_users = self._rows(self.user_table, encoded.users, users)
+        raw_items = self._rows(self.item_table, encoded.items, items)
+        return self._normalised(self._drop(raw_users, encoded.rng), raw_items)
+
+    def _rows(self, table: Tensor, propagated: Tensor | None, rows: Tensor | None) -> Tensor:
+        if propagated is not None:
+            return propagated if rows is None else F.embedding(rows, propagated)
+        # Sparse gradients let the optimiser visit the touched rows alone.
+        return table if rows is None else F.embedding(rows, table, sparse=True)
+
+    def _drop(self, users: Tensor, rng: torch.Generator | None) -> Tensor:
+        rate = self.config.user_dropout
+        if rng is None or rate == 0:
+            return users
+        kept = torch.rand(users.shape, generator=rng) >= rate
+        return users * kept / (1 - rate)
+
+    def _normalised(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        mode = self.config.normalise
+        return (
+            F.normalize(users, dim=1) if mode in ("both", "user") else users,
+            F.normalize(items, dim=1) if mode in ("both", "item") else items,
+        )
+
+    def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+        """Named, already weighted terms beside the ranking loss: the released L2 term, where it is on."""
+        if self.config.l2 == 0:
+            return {}
+        squares = self._rows(self.user_table, encoded.users, batch.users).square().sum()
+        squares = squares + self._rows(self.item_table, encoded.items, batch.positives).square().sum()
+        negatives = self._rows(self.item_table, encoded.items, batch.negatives).square().sum()
+        return {"l2": self.config.l2 / 2 / len(batch.users) * (squares + batch.negative_uses * negatives)}
+
+    def sparse_rows(self) -> list[str]:
+        """Names of parameters whose rows are touched sparsely."""
+        return ["user_table", "item_table"]
+
+    @torch.no_grad()
+    def training_space(self) -> tuple[Tensor, Tensor]:
+        """Evaluation-mode vectors as the loss sees them: what temperature policies measure."""
+        encoded = self.encode(0, None)
+        return self.vectors(encoded, torch.arange(self.n_users), None)
+
+    @torch.no_grad()
+    def vectors_for_scoring(self) -> tuple[Tensor, Tensor]:
+        """Both sides in scoring space."""
+        return self.training_space()
+
+    def user_vectors(self) -> Tensor:
+        """``(n_users, dim)`` in scoring space."""
+        return self.vectors_for_scoring()[0]
+
+    def item_vectors(self) -> Tensor:
+        """``(n_items, dim)`` in scoring space."""
+        return self.vectors_for_scoring()[1]
+
+
+def _spectral_start(users: Tensor, items: Tensor, train: Interactions, rng: torch.Generator) -> None:
+    """Overwrite tables by the leading singular vectors of D_u^{-½} A D_i^{-½} (randomised subspace iteration).
+
+    The scale of each table is kept, so that the optimiser's step is as large relative to the vectors as with
+    the random start.
+    """
+    from firstlight.graphs.propagation import BipartitePropagation  # only this start needs the graph
+
+    hop = BipartitePropagation(train.indptr, train.items, train.n_items)
+    dim = users.shape[1]
+    width = min(dim + 16, train.n_items, train.n_users)
+    basis = torch.randn(train.n_items, width, generator=rng)
+    for _ in range(6):
+        basis = torch.linalg.qr(hop.to_items @ (hop.to_users @ basis)).Q
+    image = hop.to_users @ basis
+    left, values, right = torch.linalg.svd(image, full_matrices=False)
+    rank = min(dim, width)
+    root = values[:rank].sqrt()
+    for table, vectors in ((users, left[:, :rank] * root), (items, (basis @ right.T)[:, :rank] * root)):
+        scale = table.square().mean().sqrt()
+        # A little of the random start stays: rows without a pair and padded columns must not be zero.
+        table.mul_(0.05)
+        table[:, :rank] += vectors * (scale / vectors.square().mean().sqrt())
+
+
+def keyword_config(config: ModelConfig) -> dict[str, Any]:
+    """A model's config as plain values, for files and tables."""
+    return config.model_dump(mode="json")

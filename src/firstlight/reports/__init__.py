@@ -1,0 +1,1 @@
+"""Floor 5: pictures from plain numbers and run folders alone."""

@@ -1,0 +1,284 @@
+"""Pictures of runs: training curves, recall by popularity, temperatures, and covers side by side.
+
+Every function takes plain numbers and writes one PNG. Titles say what the numbers show; lines are labelled
+where they end, so that no legend has to be decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from firstlight.core.extras import require
+from firstlight.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Distinct also in grey and for colour-blind readers (after Okabe and Ito).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#8a63a8", "#b8860b")
+BASELINE = "#7d8a96"
+INK, FAINT, PAPER = "#22292f", "#c9d1d8", "#ffffff"
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a training plot.
+
+    Attributes:
+        label: Name at the end of the line.
+        epochs: ``(n,)`` epochs at which the metric was measured.
+        values: ``(n,)`` the metric.
+    """
+
+    label: str
+    epochs: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Temperatures:
+    """Temperatures of one run.
+
+    Attributes:
+        label: Name of the run.
+        per_user: ``(n_users,)`` τ of each user.
+    """
+
+    label: str
+    per_user: npt.NDArray[np.floating]
+
+
+def save_overview(
+    path: Path,
+    curves: Sequence[Curve],
+    levels: Mapping[str, float],
+    groups: Mapping[str, Sequence[float]],
+    temperatures: Sequence[Temperatures],
+    *,
+    metric: str,
+) -> None:
+    """Write the three plots of a comparison side by side.
+
+    Args:
+        path: The PNG to write.
+        curves: The metric over epochs, one curve a trained model.
+        levels: Name → value of what was not trained by epochs, drawn as a level line.
+        groups: Name → recall contributed by each popularity group, least popular first.
+        temperatures: Temperatures by user, of at most two runs.
+        metric: Name of the metric of ``curves`` and ``levels``.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = _figure(15.0, 4.6)
+    left, middle, right = figure.subplots(1, 3)
+    draw_curves(left, curves, levels, metric)
+    draw_groups(middle, groups, metric)
+    draw_temperatures(right, temperatures)
+    _save(figure, path)
+
+
+def save_curves(path: Path, curves: Sequence[Curve], levels: Mapping[str, float], *, metric: str) -> None:
+    """Write the training plot alone; the arguments are those of :func:`save_overview`."""
+    figure = _figure(6.4, 4.4)
+    draw_curves(figure.subplots(), curves, levels, metric)
+    _save(figure, path)
+
+
+def save_groups(path: Path, groups: Mapping[str, Sequence[float]], *, metric: str) -> None:
+    """Write the popularity plot alone; the arguments are those of :func:`save_overview`."""
+    figure = _figure(6.4, 4.4)
+    draw_groups(figure.subplots(), groups, metric)
+    _save(figure, path)
+
+
+def save_temperatures(path: Path, temperatures: Sequence[Temperatures]) -> None:
+    """Write the temperature plot alone; the arguments are those of :func:`save_overview`."""
+    figure = _figure(6.4, 4.4)
+    draw_temperatures(figure.subplots(), temperatures)
+    _save(figure, path)
+
+
+def draw_curves(axes: Axes, curves: Sequence[Curve], levels: Mapping[str, float], metric: str) -> None:
+    """Draw a validation metric over epochs, and level lines for what needs no epochs."""
+    _dress(axes)
+    last = max((max(curve.epochs) for curve in curves), default=1)
+    ends: list[tuple[float, str, str]] = []
+    for colour, curve in zip(_colours([curve.label for curve in curves]), curves, strict=True):
+        axes.plot(curve.epochs, curve.values, color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(curve.epochs[-1:], curve.values[-1:], "o", color=colour, markersize=5)
+        ends.append((curve.values[-1], curve.label, colour))
+    for name, value in levels.items():
+        axes.axhline(value, color=BASELINE, linewidth=1.2, linestyle=(0, (4, 3)))
+        ends.append((value, name, BASELINE))
+    axes.set_xlim(0, last)
+    axes.set_ylim(bottom=0)
+    _label_ends(axes, ends)
+    best = max((max(curve.values) for curve in curves), default=0.0)
+    floor = max(levels.values(), default=0.0)
+    times = f", {best / floor:.1f} times {next(iter(levels))}" if floor > 0 and len(levels) == 1 else ""
+    _title(axes, f"{metric} on validation rises to {best:.3f}{times}", "epochs")
+
+
+def draw_groups(axes: Axes, groups: Mapping[str, Sequence[float]], metric: str) -> None:
+    """Draw how much each tenth of the items, by popularity, brings to the recall."""
+    _dress(axes)
+    n = max((len(values) for values in groups.values()), default=0)
+    width = 0.8 / max(1, len(groups))
+    for index, (colour, (label, values)) in enumerate(
+        zip(_colours(list(groups)), groups.items(), strict=True)
+    ):
+        offset = (index - (len(groups) - 1) / 2) * width
+        axes.bar(np.arange(n) + offset, values, width * 0.92, color=colour, label=label)
+    axes.set_xticks(range(n), ["least\nclicked", *([""] * (n - 2)), "most\nclicked"] if n > 1 else [""])
+    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
+    shares = {name: sum(values[:-1]) / sum(values) for name, values in groups.items() if sum(values) > 0}
+    widest = max(shares, key=lambda name: shares[name]) if shares else None
+    said = "" if widest is None else f": {shares[widest]:.0%} of {widest}'s hits lie below the top tenth"
+    _title(axes, f"Share of {metric} by item popularity{said}", "ten equal groups of items")
+
+
+def draw_temperatures(axes: Axes, temperatures: Sequence[Temperatures]) -> None:
+    """Draw how the users' temperatures spread."""
+    _dress(axes)
+    everything = np.concatenate([entry.per_user for entry in temperatures]) if temperatures else np.zeros(1)
+    low, high = float(everything.min()), float(everything.max())
+    bins = np.linspace(low, high if high > low else low + 1e-3, 41).tolist()
+    colours = _colours([entry.label for entry in temperatures])
+    for colour, entry in zip(colours, temperatures, strict=True):
+        axes.hist(entry.per_user, bins=bins, color=colour, alpha=0.65, label=entry.label)
+        middle = float(np.median(entry.per_user))
+        axes.axvline(middle, color=colour, linewidth=1.4)
+    axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor=INK)
+    _title(
+        axes,
+        f"Every user trains at a temperature of their own: τ from {low:.2f} to {high:.2f}",
+        "τ (line: median)",
+    )
+    axes.set_ylabel("users", color=INK, fontsize=9)
+
+
+@dataclass(frozen=True)
+class CoverRow:
+    """One user of a cover sheet.
+
+    Attributes:
+        label: Who it is.
+        watched: Encoded images of clicked items.
+        recommended: Encoded images of recommended items, best first.
+        hits: Which of ``recommended`` the user clicked later.
+    """
+
+    label: str
+    watched: Sequence[bytes]
+    recommended: Sequence[bytes]
+    hits: Sequence[bool]
+
+
+def save_cover_sheet(path: Path, rows: Sequence[CoverRow]) -> None:
+    """Write a sheet of covers: what users watched, and beside it what they are recommended.
+
+    Args:
+        path: The PNG to write.
+        rows: The users; all need as many covers as the first.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    from PIL import Image
+
+    left, right = len(rows[0].watched), len(rows[0].recommended)
+    figure = _figure(0.95 * (left + right) + 1.5, 1.0 * len(rows) + 0.5)
+    grid = figure.subplots(
+        len(rows), left + right + 1, squeeze=False, width_ratios=[*[1] * left, 0.35, *[1] * right]
+    )
+    for axes_row, row in zip(grid, rows, strict=True):
+        axes_row[0].set_ylabel(
+            row.label, rotation=0, ha="right", va="center", color=INK, fontsize=9, labelpad=8
+        )
+        images = [*row.watched, None, *row.recommended]
+        marks = [False] * (left + 1) + list(row.hits)
+        for axes, image, hit in zip(axes_row, images, marks, strict=True):
+            axes.set(xticks=[], yticks=[])
+            for spine in axes.spines.values():
+                spine.set(visible=hit, color=PALETTE[2], linewidth=3)
+            if image is not None:
+                axes.imshow(np.asarray(Image.open(io.BytesIO(image)).convert("RGB")))
+    for column, words in (
+        (0, "watched"),
+        (left + 1, "recommended (green frame: held out from training, watched in fact)"),
+    ):
+        axes = grid[0][column]
+        axes.set_title(" ", fontsize=11)  # keeps the height; the words themselves must not widen the column
+        words_above = axes.text(
+            0, 1.1, words, transform=axes.transAxes, fontsize=11, fontweight="bold", color=INK
+        )
+        words_above.set_in_layout(False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    require("plot")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor=PAPER, layout="constrained")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, facecolor=PAPER)
+
+
+def _dress(axes: Axes) -> None:
+    """Take away what carries no information."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _title(axes: Axes, title: str, below: str) -> None:
+    lines = "\n".join(textwrap.wrap(title, 48))
+    axes.set_title(lines, loc="left", fontsize=10.5, fontweight="bold", color=INK)
+    axes.set_xlabel(below, color=INK, fontsize=9)
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    """One colour a name; the baseline is grey, so that the others agree between plots with and without it."""
+    others = [name for name in names if name != "popularity"]
+    return [
+        BASELINE if name == "popularity" else PALETTE[others.index(name) % len(PALETTE)] for name in names
+    ]
+
+
+def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write names beside the right ends of lines, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = (high - low) * 0.06
+    place = low - gap
+    for value, label, colour in sorted(ends):
+        place = max(value, place + gap)
+        axes.annotate(
+            label,
+            xy=(1.0, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=9.5,
+            fontweight="bold",
+            va="center",
+            annotation_clip=False,
+        )

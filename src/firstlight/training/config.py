@@ -1,0 +1,264 @@
+"""One YAML file holds a whole run; this is its form."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+
+from firstlight.core.errors import InputError
+from firstlight.losses.ranking import LossConfig
+from firstlight.losses.temperature import TemperatureConfig
+from firstlight.models import MODELS
+from firstlight.models.base import ModelConfig
+
+
+class NegativesConfig(BaseModel):
+    """What training contrasts a positive with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["uniform", "shared", "in-batch", "all"] = "shared"
+    """``uniform``: ``count`` items drawn for each pair (as released); ``shared``: one uniform sample for the
+    whole batch, the same estimate at a hundredth of the cost; ``in-batch``: the other positives of the batch,
+    drawn by popularity; ``all``: every item, exact."""
+
+    count: int = Field(1024, ge=1)
+    """Items drawn, for ``uniform`` and ``shared`` (paper: M)."""
+
+    logq: bool = False
+    """Correct ``in-batch`` for drawing by popularity: subtract log q from the scores (Bengio & Senécal 2008)."""
+
+    mask_positives: bool = False
+    """Leave items that the user is known to like out of its negatives (not for ``uniform``)."""
+
+
+class TrainingConfig(BaseModel):
+    """Length, steps, and how the number of epochs is found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(100, ge=1)
+    """Most epochs; also the horizon of the schedule."""
+
+    batch: Literal["pairs", "users"] = "pairs"
+    """What a step takes: user–item pairs, or users with all their pairs (one row of logits a user)."""
+
+    batch_size: int = Field(2048, ge=1)
+    """Pairs, or users, in a step."""
+
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate of Adam (row-lazy where rows are touched sparsely)."""
+
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the learning rate falls over ``epochs``."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear rise at the start."""
+
+    beta2: float = Field(0.999, gt=0, lt=1)
+    """Adam's second-moment decay."""
+
+    selection: Literal["valid", "test", "none"] = "valid"
+    """How the number of epochs is found. ``valid``: best on the validation part (carved out of training if the
+    data brings none), then a refit on train + validation for that many epochs. ``test``: best on the *test*
+    part: leaky, what the published tables did, labelled so everywhere. ``none``: all ``epochs``."""
+
+    valid_share: float = Field(0.1, gt=0, lt=1)
+    """Share of a user's training pairs carved out where the data has no validation part."""
+
+    refit: bool = True
+    """Train again on train + validation for the found number of epochs; otherwise the best model is kept."""
+
+    track_test: bool = False
+    """During the refit also evaluate on test every ``eval_every`` epochs, through all ``epochs``, and report
+    the best beside the honest number, labelled as selected on test."""
+
+    metric: str = "recall@20"
+    """What selection maximises."""
+
+    eval_every: int = Field(5, ge=1)
+    """Epochs between evaluations."""
+
+    patience: int = Field(5, ge=1)
+    """Evaluations without improvement after which the search stops."""
+
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; None leaves PyTorch's choice."""
+
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints."""
+
+
+class EvaluationConfig(BaseModel):
+    """What the final evaluation reports."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ks: tuple[int, ...] = (10, 20, 50)
+    """Lengths of the ranked list."""
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run, given the data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    """Seed of every random stream of the run."""
+
+    model: SerializeAsAny[ModelConfig]
+    """The recommender: ``name`` and its own fields."""
+
+    loss: LossConfig = LossConfig()
+    """The ranking loss."""
+
+    temperature: TemperatureConfig = TemperatureConfig()
+    """The temperature policy."""
+
+    negatives: NegativesConfig = NegativesConfig()
+    """What positives are contrasted with."""
+
+    training: TrainingConfig = TrainingConfig()
+    """Length, steps and selection."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is reported."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _choose_model(cls, value: Any) -> Any:
+        """Validate by the config class of the named model."""
+        if isinstance(value, Mapping):
+            return MODELS.load(str(value.get("name", ""))).Config.model_validate(dict(value))
+        return value
+
+
+#: Loss names that stand for a loss and a temperature together.
+SHORTHANDS: dict[str, dict[str, dict[str, Any]]] = {
+    "adap-tau": {"loss": {"name": "softmax"}, "temperature": {"name": "adaptive-user"}},
+    "adap-tau0": {"loss": {"name": "softmax"}, "temperature": {"name": "adaptive"}},
+}
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("firstlight") / "recipes"
+    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".yaml"))
+
+
+def _read_recipe(recipe: str | Path) -> dict[str, Any]:
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        path = Path(str(resources.files("firstlight") / "recipes" / f"{recipe}.yaml"))
+        if not path.exists():
+            near = difflib.get_close_matches(str(recipe), list_recipes(), n=1)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(
+                f"there is no recipe {str(recipe)!r}", hint=f"{guess}known: {', '.join(list_recipes())}"
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the recipe cannot be read: {error.strerror}", path=path) from error
+    except yaml.YAMLError as error:
+        raise InputError(f"the recipe is not YAML: {error}", path=path) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            "the recipe does not hold a mapping", path=path, hint="its top keys are model, loss, …"
+        )
+    return content
+
+
+def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Lay ``change`` over ``base`` in place; another ``name`` drops what belonged to the old one."""
+    for key, value in change.items():
+        held = base.get(key)
+        if isinstance(value, Mapping) and isinstance(held, dict):
+            if "name" in value and held.get("name", value["name"]) != value["name"]:
+                base[key] = dict(value)
+            else:
+                _merge(held, value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _override(text: str) -> dict[str, Any]:
+    """``model.dim=128`` as a nested mapping; the value is YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(f"--set {text!r} is not of the form key.path=value", hint="e.g. --set model.dim=128")
+    nested: Any = yaml.safe_load(value)
+    for name in reversed(key.split(".")):
+        nested = {name: nested}
+    result: dict[str, Any] = nested
+    return result
+
+
+def _temperature(text: str) -> dict[str, Any]:
+    """``fixed:0.1`` or ``adaptive-user`` as a mapping."""
+    name, _, tau = text.partition(":")
+    try:
+        return {"name": name, "tau": float(tau)} if tau else {"name": name}
+    except ValueError:
+        raise InputError(f"--temperature {text!r}: {tau!r} is not a number", hint="e.g. fixed:0.1") from None
+
+
+def build_config(
+    *,
+    recipe: str | Path | None = None,
+    model: str | None = None,
+    loss: str | None = None,
+    temperature: str | None = None,
+    negatives: str | None = None,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+) -> RunConfig:
+    """A run's config from a recipe, the named parts laid over it, and single fields laid over those.
+
+    Args:
+        recipe: Name of a shipped recipe, or a path ending in ``.yaml``.
+        model: Registry name; default ``mf``.
+        loss: ``bpr``, ``softmax``, ``bsl``, ``adap-tau`` or ``adap-tau0``.
+        temperature: A policy name, ``fixed:0.1`` for a fixed τ.
+        negatives: ``uniform``, ``shared``, ``in-batch`` or ``all``.
+        overrides: ``key.path=value`` texts; values are YAML.
+        seed: The run's seed.
+
+    Raises:
+        InputError: A name or value is not valid; the message says which field and what would be.
+    """
+    tree: dict[str, Any] = {} if recipe is None else _read_recipe(recipe)
+    tree.setdefault("model", {"name": "mf"})
+    if model is not None:
+        _merge(tree, {"model": {"name": model}})
+    if loss is not None:
+        _merge(tree, SHORTHANDS.get(loss, {"loss": {"name": loss}}))
+    if temperature is not None:
+        _merge(tree, {"temperature": _temperature(temperature)})
+    if negatives is not None:
+        _merge(tree, {"negatives": {"name": negatives}})
+    for text in overrides:
+        _merge(tree, _override(text))
+    if seed is not None:
+        tree["seed"] = seed
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"config field {where}: {first['msg']} (got {first['input']!r})",
+            path=None if recipe is None else str(recipe),
+            hint="the fields and their values: docs/reference, or firstlight train --help",
+        ) from error
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The resolved config as YAML, enough to repeat the run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

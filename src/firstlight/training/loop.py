@@ -1,0 +1,228 @@
+"""The recommender's training loop: epochs, temperatures, evaluation, checkpoints.
+
+The loop emits events and writes checkpoints; it knows neither the run folder nor the command line. All random
+numbers of an epoch come from streams named by phase, epoch and step, so a resumed run repeats them without
+storing generator states.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from firstlight.core.errors import DivergenceError
+from firstlight.core.events import Emit, silent
+from firstlight.core.seeds import torch_stream
+from firstlight.data.interactions import Interactions
+from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
+from firstlight.models import MODELS
+from firstlight.models.base import EmbeddingModel
+from firstlight.training.config import RunConfig
+from firstlight.training.optimisers import RowAdam, all_finite, learning_rate
+from firstlight.training.steps import StepComputer
+
+#: Steps between "step" events.
+_PROGRESS_STEPS = 20
+
+
+@dataclass
+class Progress:
+    """Where a phase stands; all of it is in the checkpoint.
+
+    Attributes:
+        epoch: Finished epochs.
+        best: Best value of the selection metric so far.
+        best_epoch: Epoch count at which it was reached (1-based), 0 if never evaluated.
+        bad: Evaluations since then.
+        seconds: Training seconds, without evaluation.
+        history: One flat dictionary an epoch.
+    """
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    bad: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+#: Evaluates a model: name → value.
+Judge = Callable[[EmbeddingModel], dict[str, float]]
+
+
+class Phase:
+    """One training from initialisation: the search for the number of epochs, or the refit.
+
+    Args:
+        name: ``search``, ``refit`` or ``train``; names the random streams and events.
+        config: The run's config.
+        train: The log to learn from.
+        epochs: Epochs to run (the schedule's horizon stays ``config.training.epochs``).
+        judge: Evaluates the model every ``eval_every`` epochs; None if nobody watches.
+        stop_early: Whether ``patience`` ends the phase.
+        emit: Receives the events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: RunConfig,
+        train: Interactions,
+        *,
+        epochs: int,
+        judge: Judge | None = None,
+        stop_early: bool = False,
+        emit: Emit = silent,
+    ) -> None:
+        self.name, self.config, self.train = name, config, train
+        self.epochs, self.judge, self.stop_early, self.emit = epochs, judge, stop_early, emit
+        model_class = MODELS.load(config.model.name)
+        self.model: EmbeddingModel = model_class(config.model, train, torch_stream(config.seed, "init"))
+        users, items = (
+            torch.from_numpy(train.users.astype("int64")),
+            torch.from_numpy(train.items.astype("int64")),
+        )
+        statistics = TemperatureStatistics.from_pairs(
+            users, items, train.n_users, train.n_items, config.temperature.degree_quantile
+        )
+        self.temperature: Temperature = make_temperature(config.temperature, statistics)
+        self.computer = StepComputer(config, self.model, self.temperature, train)
+        self.optimiser = RowAdam(
+            [*self.model.named_parameters(), *self._temperature_parameters()],
+            config.training.lr,
+            betas=(0.9, config.training.beta2),
+        )
+        self.progress = Progress()
+        self._users, self._items = users, items
+        active = torch.from_numpy((train.user_degrees > 0).nonzero()[0])
+        self._rows = active if config.training.batch == "users" else torch.arange(train.n_pairs)
+
+    def _temperature_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        for name, parameter in self.temperature.named_parameters():
+            yield f"temperature.{name}", parameter
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch; the last batch may be smaller, never empty."""
+        return -(-len(self._rows) // self.config.training.batch_size)
+
+    def run(self, after_epoch: Callable[[Phase, bool], None] | None = None) -> None:
+        """Train until the last epoch or until patience ends.
+
+        Args:
+            after_epoch: Called after each epoch with this phase and whether the evaluation just made is the
+                best so far; writes checkpoints.
+
+        Raises:
+            DivergenceError: A loss or a parameter is not finite any more.
+        """
+        while self.progress.epoch < self.epochs and not self._exhausted():
+            improved = self._epoch()
+            if after_epoch is not None:
+                after_epoch(self, improved)
+
+    def _exhausted(self) -> bool:
+        return self.stop_early and self.progress.bad >= self.config.training.patience
+
+    def _epoch(self) -> bool:
+        epoch, started = self.progress.epoch, time.perf_counter()
+        self.temperature.start_epoch(epoch, self.model.training_space)
+        loss = self._steps(epoch)
+        self._require_finite(epoch, loss)
+        self.progress.seconds += time.perf_counter() - started
+        self.progress.epoch += 1
+        tau = self.temperature.per_user()
+        record: dict[str, Any] = {
+            "phase": self.name,
+            "epoch": self.progress.epoch,
+            "epochs": self.epochs,
+            "loss": loss,
+            "tau_min": float(tau.min()),
+            "tau_mean": float(tau.mean()),
+            "tau_max": float(tau.max()),
+            "seconds": round(self.progress.seconds, 3),
+        }
+        improved = self._judge(record)
+        self.progress.history.append(record)
+        left = self.progress.seconds / self.progress.epoch * (self.epochs - self.progress.epoch)
+        self.emit("epoch", **record, eta_seconds=left)
+        return improved
+
+    def _judge(self, record: dict[str, Any]) -> bool:
+        """Evaluate where it is due; note the best."""
+        done = self.progress.epoch
+        due = done % self.config.training.eval_every == 0 or done == self.epochs
+        if self.judge is None or not due:
+            return False
+        values = self.judge(self.model)
+        record |= values
+        value = values[self.config.training.metric]
+        record["metric"], record["metric_value"] = self.config.training.metric, value
+        improved = value > self.progress.best
+        if improved:
+            self.progress.best, self.progress.best_epoch, self.progress.bad = value, done, 0
+        else:
+            self.progress.bad += 1
+        return improved
+
+    def _steps(self, epoch: int) -> float:
+        """All steps of one epoch; the mean ranking loss."""
+        training = self.config.training
+        order = torch.randperm(len(self._rows), generator=torch_stream(self.config.seed, "order", epoch))
+        per_epoch, total = self.steps_per_epoch, 0.0
+        horizon = per_epoch * training.epochs
+        for index in range(per_epoch):
+            step = epoch * per_epoch + index
+            rng = torch_stream(self.config.seed, "step", step)
+            rows = self._rows[order[index * training.batch_size : (index + 1) * training.batch_size]]
+            result = self._compute(rows, step, rng)
+            self.optimiser.zero_grad()
+            result.total.backward()
+            rate = learning_rate(step, horizon, training.lr, training.schedule, training.warmup_steps)
+            self.optimiser.step(rate)
+            total += result.ranking * len(rows)
+            if index % _PROGRESS_STEPS == 0:
+                self.emit("step", phase=self.name, epoch=epoch + 1, step=index, steps=per_epoch)
+        return total / len(self._rows)
+
+    def _compute(self, rows: Tensor, step: int, rng: torch.Generator) -> Any:
+        if self.config.training.batch == "users":
+            return self.computer.users(rows, step, rng)
+        return self.computer.pairs(self._users[rows], self._items[rows], step, rng)
+
+    def _require_finite(self, epoch: int, loss: float) -> None:
+        parameters = [*self.model.parameters(), *self.temperature.parameters()]
+        if loss == loss and abs(loss) != float("inf") and all_finite(parameters):
+            return
+        what = (
+            f"the loss became {loss}"
+            if loss != loss or abs(loss) == float("inf")
+            else "a parameter is not finite"
+        )
+        raise DivergenceError(
+            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; the checkpoint of epoch "
+            f"{epoch} is kept.\n  → lower training.lr (now {self.config.training.lr:g}) or raise τ "
+            f"(now {float(self.temperature.per_user().min()):.4g} at its smallest)"
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a resumed phase needs."""
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        state |= {f"temperature.{name}": value for name, value in self.temperature.state_dict().items()}
+        return state | {f"optimiser.{name}": value for name, value in self.optimiser.state_dict().items()}
+
+    def load_state(self, state: dict[str, Tensor], progress: Progress) -> None:
+        """Continue from :meth:`state` and the progress saved with it."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "temperature": {}, "optimiser": {}}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.model.load_state_dict(parts["model"])
+        self.temperature.load_state_dict(parts["temperature"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.progress = progress

@@ -1,0 +1,348 @@
+"""A whole run: search for the number of epochs, refit, evaluate, write the run folder."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from firstlight.core.errors import FirstlightError, InputError
+from firstlight.core.events import Emit, silent
+from firstlight.core.files import read_json, write_json
+from firstlight.core.seeds import torch_stream
+from firstlight.data.dataset import Dataset
+from firstlight.data.interactions import Interactions
+from firstlight.data.split import carve_validation
+from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
+from firstlight.models import MODELS
+from firstlight.models.base import EmbeddingModel, Recommender
+from firstlight.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    writing,
+)
+from firstlight.training.config import RunConfig
+from firstlight.training.loop import Judge, Phase, Progress
+from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
+
+#: What each selection protocol means, in every result.
+PROTOCOLS = {
+    "valid": "epochs chosen on validation, final model trained on train + validation, test used once",
+    "test": "LEAKY: epochs chosen on the test set; only for comparison with tables made the same way",
+    "none": "fixed number of epochs, no selection",
+}
+
+
+@dataclass
+class _Context:
+    """What the phases of one run share."""
+
+    config: RunConfig
+    out: Path
+    hash: str
+    emit: Emit
+    resumed: Checkpoint | None
+    carried: dict[str, Any]
+    earlier: list[dict[str, Any]]
+
+
+def train(
+    dataset: Dataset, config: RunConfig, out: Path | str, *, resume: bool = False, emit: Emit = silent
+) -> dict[str, Any]:
+    """Train, evaluate and write a run folder.
+
+    Args:
+        dataset: What to learn from and test on.
+        config: Everything that decides the run.
+        out: The run folder; must be empty or absent unless ``resume``.
+        resume: Continue where the last checkpoint stands; a finished run is returned as it is.
+        emit: Receives events for progress displays.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        InputError: The folder holds another run, or the data cannot be trained on.
+        DivergenceError: The numbers blew up; the last good checkpoint is kept.
+    """
+    out = Path(out)
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    if dataset.train.n_pairs == 0:
+        raise InputError("there is no training interaction", path=dataset.source or None)
+    parts = _parts(dataset, config)
+    digest = run_hash(config, dataset)
+    resumed = _open(out, digest, resume)
+    if isinstance(resumed, dict):
+        return resumed
+    if resumed is None:
+        start_run(out, config, dataset, parts)
+    context = _Context(config, out, digest, emit, resumed, {}, [])
+    emit("run", **_facts(dataset, config, parts))
+    started = time.perf_counter()
+    model, seen, found = _fit(context, parts)
+    result = _finish(context, dataset, parts, model, seen, found)
+    result["seconds"]["total"] = round(time.perf_counter() - started, 2)
+    save_model(out, model, seen)
+    write_json(out / "result.json", result)
+    emit("done", result=result)
+    return result
+
+
+def _parts(dataset: Dataset, config: RunConfig) -> dict[str, Interactions]:
+    """The parts of the run; validation is carved out of training where selection wants it and none is given."""
+    parts = dict(dataset.parts)
+    trainable = MODELS.load(config.model.name).trainable
+    if config.training.selection == "valid" and trainable and dataset.valid is None:
+        share, seed = config.training.valid_share, config.seed
+        rest, valid = carve_validation(dataset.train, share, seed)
+        parts = {"train": rest, "valid": valid} | {k: v for k, v in parts.items() if k == "test"}
+    if config.training.selection == "test" and dataset.test is None:
+        raise InputError("selection 'test' needs a test part", path=dataset.source or None)
+    return parts
+
+
+def _open(out: Path, digest: str, resume: bool) -> Checkpoint | dict[str, Any] | None:
+    """Decide whether to start, to continue from a checkpoint, or to return a finished result."""
+    state = out / "checkpoint" / "state.safetensors"
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(
+                "the output folder is not empty",
+                path=out,
+                hint="choose another --out, or continue it with --resume",
+            )
+        return None
+    if (out / "result.json").exists():
+        finished: dict[str, Any] = read_json(out / "result.json")
+        if finished["run_hash"] != digest:
+            raise _other(out)
+        return finished
+    if not state.exists():
+        return None
+    checkpoint = load_checkpoint(state)
+    if checkpoint.run_hash != digest:
+        raise _other(out)
+    return checkpoint
+
+
+def _other(out: Path) -> InputError:
+    return InputError(
+        "this folder holds a run with another config or other data",
+        path=out,
+        hint="resume with the same options and files (config.yaml and dataset.json there), or choose another --out",
+    )
+
+
+def _facts(dataset: Dataset, config: RunConfig, parts: dict[str, Interactions]) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "n_users": dataset.n_users,
+        "n_items": dataset.n_items,
+        "n_pairs": parts["train"].n_pairs,
+        "model": config.model.name,
+        "loss": config.loss.name,
+        "temperature": config.temperature.name,
+        "negatives": config.negatives.name,
+        "epochs": config.training.epochs,
+        "selection": config.training.selection,
+        "seed": config.seed,
+    }
+
+
+def _fit(
+    context: _Context, parts: dict[str, Interactions]
+) -> tuple[Recommender, Interactions, dict[str, Any]]:
+    """Train by the configured protocol; the model, the log it knows, and what was found on the way."""
+    config, train = context.config, parts["train"]
+    known = train.union(parts["valid"]) if "valid" in parts else train
+    model_class = MODELS.load(config.model.name)
+    if not model_class.trainable:
+        return model_class(config.model, known, torch_stream(config.seed, "init")), known, {"epochs": 0}
+    epochs, selection = config.training.epochs, config.training.selection
+    if selection == "none":
+        phase = _phase(context, "train", known, epochs, None)
+        return phase.model, known, {"epochs": epochs, "train_seconds": phase.progress.seconds}
+    if selection == "test":
+        phase = _phase(context, "train", known, epochs, _judge(config, parts["test"], known), stop_early=True)
+        best = _best_model(context, phase.model)
+        return best, known, _found("test", phase.progress)
+    found = _search(context, parts)
+    if not config.training.refit:
+        model = model_class(config.model, train, torch_stream(config.seed, "init"))
+        return _best_model(context, model), train, found
+    return _refit(context, parts, known, found)
+
+
+def _search(context: _Context, parts: dict[str, Interactions]) -> dict[str, Any]:
+    """Find the number of epochs on validation."""
+    resumed = context.resumed
+    if resumed is not None and resumed.phase != "search":
+        context.carried, context.earlier = resumed.carried, list(resumed.carried["history"])
+        carried: dict[str, Any] = resumed.carried["found"]
+        return carried
+    config = context.config
+    judge = _judge(config, parts["valid"], parts["train"])
+    phase = _phase(context, "search", parts["train"], config.training.epochs, judge, stop_early=True)
+    found = _found("valid", phase.progress)
+    context.earlier = phase.progress.history
+    context.carried = {"found": found, "history": phase.progress.history}
+    return found
+
+
+def _found(part: str, progress: Progress) -> dict[str, Any]:
+    return {
+        "epochs": progress.best_epoch,
+        f"best_{part}": progress.best,
+        "epochs_run": progress.epoch,
+        "train_seconds": round(progress.seconds, 2),
+    }
+
+
+def _refit(
+    context: _Context, parts: dict[str, Interactions], known: Interactions, found: dict[str, Any]
+) -> tuple[Recommender, Interactions, dict[str, Any]]:
+    """Train on everything but test for the found number of epochs; optionally watch test, labelled."""
+    config = context.config
+    tracked = config.training.track_test and "test" in parts
+    epochs = config.training.epochs if tracked else found["epochs"]
+    judge = _judge(config, parts["test"], known) if tracked else None
+    phase = _phase(context, "refit", known, epochs, judge, keep=found["epochs"] if tracked else None)
+    found = {**found, "refit_seconds": round(phase.progress.seconds, 2)}
+    if not tracked:
+        return phase.model, known, found
+    by_epoch = {record["epoch"]: record for record in phase.progress.history}
+    best = by_epoch[phase.progress.best_epoch]
+    leaky = {name: value for name, value in best.items() if "@" in name}
+    found["selected_on_test"] = {"protocol": PROTOCOLS["test"], "epochs": best["epoch"], "metrics": leaky}
+    return _best_model(context, phase.model), known, found
+
+
+def _phase(
+    context: _Context,
+    name: str,
+    log: Interactions,
+    epochs: int,
+    judge: Judge | None,
+    *,
+    stop_early: bool = False,
+    keep: int | None = None,
+) -> Phase:
+    """Run one phase from its start or its checkpoint, writing checkpoints.
+
+    ``keep`` names the epoch whose model is kept as the best; by default it is each improvement's.
+    """
+    phase = Phase(
+        name, context.config, log, epochs=epochs, judge=judge, stop_early=stop_early, emit=context.emit
+    )
+    if context.resumed is not None and context.resumed.phase == name:
+        context.emit("message", text=f"continuing phase {name} after epoch {context.resumed.progress.epoch}")
+        phase.load_state(context.resumed.tensors, context.resumed.progress)
+        context.resumed = None
+    folder = context.out / "checkpoint"
+
+    def after_epoch(now: Phase, improved: bool) -> None:
+        done = now.progress.epoch
+        if (improved and keep is None) or done == keep:
+            save_tensors(folder / "best.safetensors", now.model.state_dict())
+        write_metrics(context.out, [*context.earlier, *now.progress.history])
+        if done % context.config.training.checkpoint_every == 0 or done == epochs:
+            checkpoint = Checkpoint(name, context.hash, now.progress, context.carried, now.state())
+            save_checkpoint(folder / "state.safetensors", checkpoint)
+
+    phase.run(after_epoch)
+    return phase
+
+
+def _best_model(context: _Context, model: Any) -> Recommender:
+    """``model`` with the tensors of the kept epoch."""
+    model.load_state_dict(load_tensors(context.out / "checkpoint" / "best.safetensors"))
+    kept: Recommender = model
+    return kept
+
+
+def _judge(config: RunConfig, targets: Interactions, seen: Interactions) -> Judge:
+    """An evaluator for selection: the metrics at the cut-off of ``training.metric`` alone."""
+    metric = config.training.metric
+    _, _, k = metric.partition("@")
+    if targets.n_pairs == 0:
+        raise FirstlightError(
+            "the validation part is empty, so nothing can be selected on it\n"
+            "  → raise training.valid_share, or set training.selection=none"
+        )
+    if not k.isdigit():
+        raise InputError(f"training.metric {metric!r} is not of the form recall@20")
+
+    def judge(model: EmbeddingModel) -> dict[str, float]:
+        found = evaluate_ranking(ModelScorer(model), targets, [seen], ks=(int(k),)).metrics
+        if metric not in found:
+            raise InputError(f"training.metric {metric!r} is unknown", hint=f"known: {', '.join(found)}")
+        return {key: found[key] for key in sorted({metric, f"recall@{k}", f"ndcg@{k}"})}
+
+    return judge
+
+
+def _finish(
+    context: _Context,
+    dataset: Dataset,
+    parts: dict[str, Interactions],
+    model: Recommender,
+    seen: Interactions,
+    found: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluate on test, write the per-user table, and put the result together."""
+    config = context.config
+    started = time.perf_counter()
+    evaluation: Evaluation | None = None
+    if "test" in parts and parts["test"].n_pairs:
+        popularity = seen.item_degrees
+        known = [seen, *([parts["valid"]] if "valid" in parts else [])]
+        evaluation = evaluate_ranking(
+            ModelScorer(model),
+            parts["test"],
+            known,
+            config.evaluation.ks,
+            popularity=popularity,
+            seed=config.seed,
+        )
+        with writing(context.out / "per_user.parquet") as temporary:
+            evaluation.per_user.write_parquet(temporary)
+        context.emit("evaluated", metrics=evaluation.metrics)
+    selection = config.training.selection if MODELS.load(config.model.name).trainable else "none"
+    return {
+        "format": 1,
+        "protocol": {"selection": selection, "meaning": PROTOCOLS[selection]},
+        "dataset": {
+            "name": dataset.name,
+            "content_hash": dataset.content_hash,
+            "split": None if dataset.split is None else vars(dataset.split),
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            **{name: part.n_pairs for name, part in parts.items()},
+            "dropped": dict(dataset.dropped),
+        },
+        "config": config.model_dump(mode="json"),
+        "run_hash": context.hash,
+        "seed": config.seed,
+        "found": found,
+        "metrics": {} if evaluation is None else evaluation.metrics,
+        "intervals": {} if evaluation is None else {k: list(v) for k, v in evaluation.intervals.items()},
+        "groups": {} if evaluation is None else {k: v.to_dicts() for k, v in evaluation.groups.items()},
+        "unreachable_targets": 0 if evaluation is None else evaluation.unreachable,
+        "seconds": {"evaluation": round(time.perf_counter() - started, 2)},
+        "peak_memory_mb": _peak_memory_mb(),
+    }
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size of this process so far (Linux counts kilobytes, macOS bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

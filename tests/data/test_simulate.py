@@ -161,9 +161,16 @@ def test_popularity_is_a_power_law_and_clicks_follow_it(world: Simulation) -> No
 def test_click_frequencies_match_the_stated_probability() -> None:
     # One click a user and one taste for all: frequencies are the probabilities of the module's equation.
     config = SimulationConfig(
-        n_users=40_000, n_items=10, n_topics=2, mean_clicks=1, min_clicks=1, hidden_strength=0, style_strength=0,
-        topic_strength=2.0, noise_share=0.3,
-    )  # fmt: skip
+        n_users=40_000,
+        n_items=10,
+        n_topics=2,
+        mean_clicks=1,
+        min_clicks=1,
+        hidden_strength=0,
+        style_strength=0,
+        topic_strength=2.0,
+        noise_share=0.3,
+    )
     truth = draw_truth(config)
     truth.user_vectors[:] = truth.user_vectors[0]
     _, items = draw_clicks(config, truth, np.ones(config.n_users, np.int64))
@@ -295,7 +302,7 @@ def test_a_trained_classifier_tells_the_topic() -> None:
     ]
     x = torch.from_numpy(pixels(covers)).permute(0, 3, 1, 2).float()
     x = x - x.mean((2, 3), keepdim=True)
-    x = x / x.std((1, 2, 3), keepdim=True)
+    x = (x / x.std((1, 2, 3), keepdim=True)).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(topics)
 
     def block(ins: int, outs: int, stride: int) -> nn.Module:
@@ -307,11 +314,11 @@ def test_a_trained_classifier_tells_the_topic() -> None:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(widths[-1][1], 12),
-    )
-    epochs, batch = 15, 64
-    optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.05)
+    ).to(memory_format=torch.channels_last)
+    epochs, batch = 12, 32
+    optimiser = torch.optim.AdamW(network.parameters(), lr=6e-3, weight_decay=0.05)
     steps = epochs * (n_train // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
     for _ in range(epochs):
         for rows in torch.randperm(n_train)[: n_train // batch * batch].view(-1, batch):
             # A topic survives quarter turns, mirrors and any change of colours.
@@ -325,6 +332,7 @@ def test_a_trained_classifier_tells_the_topic() -> None:
     network.eval()
     with torch.no_grad():
         right = (network(x[n_train:]).argmax(1) == y[n_train:]).float().mean().item()
+    print(right)
     assert right >= 0.95
 
 

@@ -9,13 +9,19 @@ that reaches it), so every entry of the answer, ties included, is at or above it
 is: about 1.1 k survivors of 41,000. Survivors are packed into one integer, score first and id second, so
 that one plain sort gives the order above. Groups are strided (columns j, j + g, j + 2g, …) since a maximum
 over an outer axis runs at the speed of memory.
+
+Blocks are shared out to as many threads as torch may use, each with its own score buffer and one-threaded
+products: no thread ever waits for another, which on a busy machine costs more than the work itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +36,16 @@ Exclusion = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
 _EMPTY = np.iinfo(np.int64).max  # a packed entry that no finite score can have
 _LOWEST = np.finfo(np.float32).min
 _BLOCK_BYTES = (
     20 << 20
 )  # measured: larger score blocks fall out of the caches, smaller ones starve the product
+_SLICE_BYTES = 12 << 20  # of a block, pruned at once: its group maxima then stay in a core's own cache
+_SERIAL_BYTES = 4 << 20  # not worth starting threads for less
 _FINE, _COARSE = 8, 16  # columns per fine group, fine groups per coarse group
 _GROUPS_PER_K = 6  # fewer groups than this many times k let too many survivors through
 
@@ -69,15 +80,8 @@ def top_k_rows(scores: Tensor, k: int) -> TopK:
     """
     if scores.ndim != 2 or k < 1:
         raise ValueError(f"need a (rows, n) block and k >= 1, got shape {tuple(scores.shape)} and k = {k}")
-    block = scores.detach().to(torch.float32)
-    if block.stride(1) != 1 or block.stride(0) < block.shape[1]:
-        block = block.contiguous()  # an expanded or transposed view
-    rows_at_once = max(1, _BLOCK_BYTES // (4 * max(1, block.shape[1])))
-    if block.shape[0] <= rows_at_once:
-        return _top_k(block, k, None)
-    with _workers(block) as pool:
-        parts = [_top_k(part, k, pool) for part in block.split(rows_at_once)]
-    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
+    block = scores.detach().to(torch.float32).contiguous()
+    return _joined(list(_in_threads(lambda part: _top_k(part, k), _slices(block), block)))
 
 
 def blocked_top_k(
@@ -91,7 +95,7 @@ def blocked_top_k(
 ) -> Iterator[tuple[slice, TopK]]:
     """The k keys with the largest inner product for every query, block by block.
 
-    One score buffer of ``(block, n_keys)`` is reused; queries × keys never exist at once.
+    Every thread reuses one score buffer of ``(block, n_keys)``; queries × keys never exist at once.
 
     Args:
         queries: ``(n_queries, dim)`` float32.
@@ -102,7 +106,7 @@ def blocked_top_k(
         block: Queries per block; chosen by the size of a score row if None.
 
     Yields:
-        The slice of query rows and their lists; ids are rows of ``keys``.
+        The slice of query rows and their lists, in order; ids are rows of ``keys``.
 
     Raises:
         ValueError: Shapes do not fit.
@@ -117,22 +121,25 @@ def blocked_top_k(
     if chosen is not None:
         keys = keys[chosen.to(keys.device)]
     n = len(keys)
-    block = block or max(1, min(1024, _BLOCK_BYTES // (4 * max(1, n)), len(queries)))
-    buffer = torch.empty(min(block, len(queries)), n, dtype=queries.dtype, device=queries.device)
+    size = block or min(1024, _rows_in(_BLOCK_BYTES, n))
     transposed = keys.T.contiguous()  # measured: a few per cent faster than the transposed view
-    with _workers(buffer) as pool:
-        for start in range(0, len(queries), block):
-            rows = slice(start, min(start + block, len(queries)))
-            scores = buffer[: rows.stop - start]
-            torch.mm(queries[rows], transposed, out=scores)
-            if exclude is not None:
-                mask_excluded(scores, exclude, rows, position)
-            best = _top_k(scores.to(torch.float32), k, pool)
-            if chosen is not None:
-                known = best.ids >= 0
-                ids = torch.where(known, chosen.to(best.ids.device)[best.ids.clamp(min=0)], best.ids)
-                best = TopK(ids, best.scores)
-            yield rows, best
+    own = threading.local()
+
+    def search(rows: slice) -> tuple[slice, TopK]:
+        if not hasattr(own, "buffer"):
+            own.buffer = queries.new_empty(min(size, len(queries)), n)
+        scores: Tensor = own.buffer[: rows.stop - rows.start]
+        torch.mm(queries[rows], transposed, out=scores)
+        if exclude is not None:
+            mask_excluded(scores, exclude, rows, position)
+        best = _joined([_top_k(part, k) for part in _slices(scores.to(torch.float32))])
+        if chosen is not None and n:
+            ids = torch.where(best.ids >= 0, chosen.to(best.ids.device)[best.ids.clamp(min=0)], best.ids)
+            best = TopK(ids, best.scores)
+        return rows, best
+
+    starts = range(0, len(queries), size)
+    yield from _in_threads(search, [slice(a, min(a + size, len(queries))) for a in starts], queries, n)
 
 
 def mask_excluded(scores: Tensor, exclude: Exclusion, rows: slice, position: IntArray | None = None) -> None:
@@ -167,51 +174,89 @@ def _selection(allowed: Tensor | None, n: int) -> tuple[Tensor | None, IntArray 
     return chosen, position
 
 
-def _workers(block: Tensor) -> ThreadPoolExecutor:
-    """As many threads as torch itself may use; they start only when there is work for them."""
-    return ThreadPoolExecutor(torch.get_num_threads() if block.device.type == "cpu" else 1)
+def _rows_in(size: int, n: int) -> int:
+    """The largest power of two (so that slices divide blocks) of rows of ``n`` floats within ``size`` bytes."""
+    return int(2 ** max(0, (size // (4 * max(1, n))).bit_length() - 1))
 
 
-def _top_k(scores: Tensor, k: int, pool: ThreadPoolExecutor | None) -> TopK:
+def _slices(block: Tensor) -> list[Tensor]:
+    size = _rows_in(_SLICE_BYTES, block.shape[1])
+    return [block[start : start + size] for start in range(0, max(1, len(block)), size)]
+
+
+def _joined(parts: list[TopK]) -> TopK:
+    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
+
+
+def _in_threads(
+    work: Callable[[Job], Result], jobs: list[Job], like: Tensor, n: int | None = None
+) -> Iterator[Result]:
+    """``map(work, jobs)`` in order, on as many threads as torch may use, a few jobs ahead of the reader.
+
+    Args:
+        work: Called with one job at a time per thread.
+        jobs: The jobs.
+        like: ``(rows, ·)``; its device, and with ``n`` (its width if None) the amount of work.
+        n: Columns of the scores.
+    """
+    threads = min(torch.get_num_threads(), len(jobs))
+    small = 4 * len(like) * (like.shape[1] if n is None else n) < _SERIAL_BYTES
+    if threads < 2 or small or like.device.type != "cpu":
+        yield from map(work, jobs)
+        return
+    before = torch.get_num_threads()
+    started = threading.Barrier(threads + 1)
+    with ThreadPoolExecutor(threads, "topk", torch.set_num_threads, (1,)) as pool:
+        for _ in range(threads):
+            pool.submit(started.wait)
+        started.wait()
+        # The setting is each thread's own, but also the default of threads that start later: put it back.
+        torch.set_num_threads(before)
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # the reader stopped early, or a job failed
+            for future in waiting:
+                future.cancel()
+
+
+def _top_k(scores: Tensor, k: int) -> TopK:
     """Choose the way by size and device; all ways give the same answer."""
     rows, n = scores.shape
     group = n // (_GROUPS_PER_K * k)
     if scores.device.type != "cpu" or group < 2 or rows == 0:
         return _direct(scores, k)
-    fine = _maxima(scores, min(_FINE, group))
-    coarse = _maxima(fine, max(1, min(_COARSE, group // _FINE)))
     ids = torch.empty(rows, k, dtype=torch.int64)
     best = torch.empty(rows, k, dtype=torch.float32)
-    arrays = [tensor.numpy() for tensor in (scores, fine, coarse, ids, best)]
-    # numpy releases the interpreter lock, so slices of rows run side by side
-    shares = 1 if pool is None else max(1, min(torch.get_num_threads(), rows // 16))
-    bounds = np.linspace(0, rows, shares + 1).astype(int)
-    jobs = [[array[a:b] for array in arrays] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-    if pool is None or shares == 1:
-        for job in jobs:
-            _pruned(*job)
-    else:
-        list(pool.map(lambda job: _pruned(*job), jobs))
+    block = scores.numpy()
+    fine = _maxima(block, min(_FINE, group))
+    coarse = _maxima(fine, max(1, min(_COARSE, group // _FINE)))
+    _prune(block, fine, coarse, ids.numpy(), best.numpy())
     return TopK(ids, best)
 
 
-def _maxima(x: Tensor, size: int) -> Tensor:
-    """Maxima over strided groups: ``(rows, n)`` to ``(rows, g)`` with g = ⌈n / size⌉, group j = j, j+g, …"""
+def _maxima(x: FloatArray, size: int) -> FloatArray:
+    """Maxima over the strided groups {j, j + g, j + 2g, …} with g = ⌈n / size⌉: ``(rows, n)`` to ``(rows, g)``."""
     if size == 1:
         return x
-    n = x.shape[1]
+    rows, n = x.shape
     groups = -(-n // size)
     full = n // groups
-    out = x[:, : full * groups].unflatten(1, (full, groups)).amax(1)
+    strides = (x.strides[0], groups * x.strides[1], x.strides[1])
+    members = np.lib.stride_tricks.as_strided(x, (rows, full, groups), strides, writeable=False)
+    out: FloatArray = members.max(axis=1)
     rest = n - full * groups
     if rest:
-        torch.maximum(out[:, :rest], x[:, full * groups :], out=out[:, :rest])
+        np.maximum(out[:, :rest], x[:, full * groups :], out=out[:, :rest])
     return out
 
 
-def _pruned(
-    scores: FloatArray, fine: FloatArray, coarse: FloatArray, ids: IntArray, best: FloatArray
-) -> None:
+def _prune(scores: FloatArray, fine: FloatArray, coarse: FloatArray, ids: IntArray, best: FloatArray) -> None:
     """Fill ``ids`` and ``best`` ``(rows, k)`` from the entries at or above the k-th coarse maximum."""
     rows, n = scores.shape
     k, groups = ids.shape[1], fine.shape[1]
@@ -219,51 +264,53 @@ def _pruned(
         raise _not_a_number()
     bound = np.partition(coarse, coarse.shape[1] - k, axis=1)[:, coarse.shape[1] - k]
     bound = np.maximum(bound, _LOWEST)  # so that minus infinity never survives
-    hits = np.flatnonzero(fine >= bound[:, None])
-    row = hits // groups
-    column = hits - row * groups
-    stride = scores.strides[0] // 4
-    flat = np.lib.stride_tricks.as_strided(scores, ((rows - 1) * stride + n,), (4,), writeable=False)
+    row, column = np.divmod(np.flatnonzero(fine >= bound[:, None]), groups)
+    flat = scores.reshape(-1)
+    first = row * n + column
+    # What the last group reads past its row's end is dropped below by the test on columns.
     size = -(-n // groups)
-    # The last group may reach past the row's end: what is read there is dropped by the test on columns.
-    members = (row * stride + column)[:, None] + np.arange(size) * groups
-    values = flat.take(members, mode="clip")
-    kept = np.flatnonzero(values >= bound[row][:, None])
-    source = kept // size
-    column = column[source] + (kept - source * size) * groups
-    row, value = row[source], values.reshape(-1)[kept]
+    values = np.empty((size, len(first)), np.float32)
+    for member in range(size):
+        flat[member * groups :].take(first, mode="clip", out=values[member])
+    survives = np.ascontiguousarray((values >= bound[row]).T)  # entry by entry, so in row order again
+    entry, member_of = np.divmod(np.flatnonzero(survives), size)
+    value, row, column = values[member_of, entry], row[entry], column[entry] + member_of * groups
     if size * groups > n:
         inside = column < n
         row, column, value = row[inside], column[inside], value[inside]
     counts = np.bincount(row, minlength=rows)
-    offsets = np.cumsum(counts) - counts
-    table = np.full((rows, max(k, counts.max(initial=0))), _EMPTY)
-    # Both filters keep row order, so a survivor's place in its row is its place in the list.
-    table[row, np.arange(len(row)) - offsets[row]] = _pack(value, column)
-    if table.shape[1] > 4 * k:
-        table = np.partition(table, k - 1, axis=1)
-        table = table[:, :k]
+    width = max(k, int(counts.max()))
+    table = np.full(rows * width, _EMPTY)
+    # A survivor's place: its row's start in the table, plus its rank among the row's survivors.
+    shift = np.arange(rows) * width - (np.cumsum(counts) - counts)
+    table[shift[row] + np.arange(len(row))] = _pack(value, column)
+    table = table.reshape(rows, width)
+    if width > 4 * k:
+        table = np.partition(table, k - 1, axis=1)[:, :k]
     table.sort(axis=1)
     _unpack(table[:, :k], ids, best)
 
 
 def _pack(score: FloatArray, column: IntArray) -> IntArray:
     """One int64 per entry whose ascending order is score descending, then column ascending."""
-    bits = (score + np.float32(0)).view(np.int32).astype(np.int64)  # + 0 makes -0.0 equal to 0.0
-    bits ^= (bits >> 63) & 0x7FFFFFFF  # sign and magnitude to two's complement
-    packed: IntArray = (~bits << 32) + column
+    bits = (score + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal to 0.0
+    bits ^= (bits >> 31) & 0x7FFFFFFF  # sign and magnitude to two's complement
+    packed = (~bits).astype(np.int64)
+    packed <<= 32
+    packed += column
     return packed
 
 
 def _unpack(packed: IntArray, ids: IntArray, best: FloatArray) -> None:
     """Invert :func:`_pack` into ``ids`` and ``best``; empty entries become -1 and minus infinity."""
-    bits = (~packed) >> 32
-    bits ^= (bits >> 63) & 0x7FFFFFFF
-    best[:] = bits.astype(np.int32).view(np.float32)
+    bits = ~(packed >> 32).astype(np.int32)
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    best[:] = bits.view(np.float32)
     np.bitwise_and(packed, 0xFFFFFFFF, out=ids)
-    empty = packed == _EMPTY
-    ids[empty] = -1
-    best[empty] = -np.inf
+    if packed[:, -1].max() == _EMPTY:
+        empty = packed == _EMPTY
+        ids[empty] = -1
+        best[empty] = -np.inf
 
 
 def _direct(scores: Tensor, k: int) -> TopK:

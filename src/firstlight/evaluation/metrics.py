@@ -1,13 +1,13 @@
-"""Ranking metrics of hit matrices: every list at once, every cut-off in one pass.
+r"""Ranking metrics of hit matrices: every list at once, every cut-off in one pass.
 
 For a user with target set T and a list of ranks 1, 2, …, where h_r is 1 if the item at rank r is a target:
 
 =============  =====================================================================================
-``recall@k``     Σ_{r≤k} h_r / \\|T\\|
-``ndcg@k``       Σ_{r≤k} h_r / log2(r + 1), over the same sum for a list that starts with min(\\|T\\|, k) hits
+``recall@k``     Σ_{r≤k} h_r / \|T\|
+``ndcg@k``       Σ_{r≤k} h_r / log2(r + 1), over the same sum for a list that starts with min(\|T\|, k) hits
 ``precision@k``  Σ_{r≤k} h_r / k, also where fewer than k items are left to rank
-``map@k``        Σ_{r≤k} h_r · precision@r, over min(\\|T\\|, k): 1 for a perfect list
-``map_trec@k``   the same sum over \\|T\\|, as trec_eval does (AP@k of ir-measures)
+``map@k``        Σ_{r≤k} h_r · precision@r, over min(\|T\|, k): 1 for a perfect list
+``map_trec@k``   the same sum over \|T\|, as trec_eval does (AP@k of ir-measures)
 ``mrr@k``        1 / rank of the first hit, 0 if it lies beyond k
 ``hit@k``        1 if there is a hit
 =============  =====================================================================================

@@ -153,9 +153,7 @@ def evaluate_lists(
     )
 
 
-def hit_matrix(
-    ids: npt.NDArray[np.integer], users: IntArray, targets: Interactions
-) -> npt.NDArray[np.bool_]:
+def hit_matrix(ids: npt.NDArray[np.integer], users: IntArray, targets: Interactions) -> npt.NDArray[np.bool_]:
     """Whether each listed item is a target of its user.
 
     Args:
@@ -177,7 +175,9 @@ def hit_matrix(
         owners, items = _pairs(chosen, targets)
         marked = owners * columns + items + 1
         bitmap[marked] = True
-        np.take(bitmap, rows[:, None] * columns + 1 + ids[start : start + size], out=hits[start : start + size])
+        np.take(
+            bitmap, rows[:, None] * columns + 1 + ids[start : start + size], out=hits[start : start + size]
+        )
         bitmap[marked] = False
     return hits
 

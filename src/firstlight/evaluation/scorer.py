@@ -182,4 +182,6 @@ def _check(
                 hint="evaluate a model on the dataset that it was trained on",
             )
     if allowed is not None and (allowed.shape != (scorer.n_items,) or allowed.dtype != np.bool_):
-        raise InputError(f"the pool must be a ({scorer.n_items},) bool mask, got {allowed.shape} {allowed.dtype}")
+        raise InputError(
+            f"the pool must be a ({scorer.n_items},) bool mask, got {allowed.shape} {allowed.dtype}"
+        )

@@ -39,8 +39,14 @@ class TemperatureConfig(BaseModel):
     ``variance`` is the paper's second-order form before the variances are taken as equal; ``mass`` solves the
     condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users."""
 
-    warmup_epochs: int = Field(1, ge=0)
+    warmup_epochs: int = Field(5, ge=0)
     """Epochs with the assumed gap of .7, since at random initialisation the gap is zero. Released: 100."""
+
+    tau_min: float = Field(0.02, gt=0)
+    """Floor of the global τ₀: a gap that is still almost zero would ask for an endlessly sharp softmax."""
+
+    tau_max: float = Field(5.0, gt=0)
+    """Ceiling of the global τ₀."""
 
     degree_quantile: float = Field(0.2, ge=0, lt=1)
     """Users at or below this quantile of training degree are left out of the statistics (released: .2)."""
@@ -180,7 +186,11 @@ class AdaptiveTemperature(Temperature):
 
     def __init__(self, config: TemperatureConfig, statistics: TemperatureStatistics) -> None:
         super().__init__(config, statistics)
-        self.w.fill_(config.gain * statistics.constant / ASSUMED_GAP)
+        self._set(statistics.constant / ASSUMED_GAP)
+
+    def _set(self, w: float) -> None:
+        bounded = min(max(self.config.gain * w, 1 / self.config.tau_max), 1 / self.config.tau_min)
+        self.w.fill_(bounded)
 
     def start_epoch(self, epoch: int, vectors: Vectors) -> None:
         """Set w₀ from the evaluation-mode vectors; the previous w₀ stays where the rule has no answer."""
@@ -189,7 +199,7 @@ class AdaptiveTemperature(Temperature):
         users, items = vectors()
         w = global_inverse_temperature(users, items, self.statistics, self.config.form)
         if w is not None:
-            self.w.fill_(self.config.gain * w)
+            self._set(w)
 
 
 class AdaptiveUserTemperature(AdaptiveTemperature):

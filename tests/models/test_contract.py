@@ -1,0 +1,159 @@
+"""What every model must do, whatever it is: a new registry line is tested without a new test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from worlds import checkerboard, random_log
+
+from firstlight.core.errors import InputError
+from firstlight.core.seeds import torch_stream
+from firstlight.evaluation.ranking import evaluate_ranking
+from firstlight.models import MODELS
+from firstlight.training.config import RunConfig, build_config
+from firstlight.training.loop import Phase
+from firstlight.training.run_folder import ModelScorer
+
+TRAINABLE = [name for name in MODELS.names() if MODELS.load(name).trainable]
+QUICK = ["training.batch_size=32", "training.lr=0.05", "negatives.count=16", "training.schedule=constant"]
+
+
+def build(name: str, log, seed: int = 0):
+    model_class = MODELS.load(name)
+    return model_class(model_class.Config(), log, torch_stream(seed, "init"))
+
+
+def trained(config: RunConfig, log, epochs: int) -> torch.nn.Module:
+    phase = Phase("train", config, log, epochs=epochs)
+    phase.run()
+    return phase.model
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_config_round_trip(name):
+    config = build_config(model=name)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+    assert config.model.name == name
+    with pytest.raises(InputError, match="model"):
+        build_config(model=name, overrides=["model.no_such_field=1"])
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_save_and_load_keep_every_score(name):
+    log = random_log(9, 14, 60)
+    first, second = build(name, log), build(name, log, seed=1)
+    second.load_state_dict(first.state_dict())
+    users = torch.arange(9)
+    a, b = ModelScorer(first), ModelScorer(second)
+    assert torch.equal(a.scores(users), b.scores(users))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_same_seed_same_model(name):
+    log = random_log(9, 14, 60)
+    states = [build(name, log).state_dict() for _ in range(2)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_scores_have_their_shape_and_are_finite(name):
+    model = ModelScorer(build(name, random_log(9, 14, 60)))
+    scores = model.scores(torch.tensor([3, 3, 8]))
+    assert scores.shape == (3, 14)
+    assert bool(scores.isfinite().all())
+    assert torch.equal(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_users_and_items_without_pairs_are_harmless(name):
+    log = random_log(9, 14, 60)
+    padded = type(log)(np.r_[log.indptr, log.indptr[-1]], log.items, 16)
+    scores = ModelScorer(build(name, padded)).scores(torch.arange(10))
+    assert scores.shape == (10, 16)
+    assert bool(scores.isfinite().all())
+
+
+@pytest.mark.parametrize("name", [*TRAINABLE, "item-knn"])
+def test_checkerboard(name):
+    """Half of the users like even items, half odd ones: the held-out like must come first."""
+    data = checkerboard()
+    model = (
+        trained(build_config(model=name, overrides=QUICK), data.train, 60)
+        if name in TRAINABLE
+        else build(name, data.train)
+    )
+    found = evaluate_ranking(ModelScorer(model), data.test, [data.train], ks=(1,)).metrics
+    assert found["recall@1"] == 1.0
+
+
+def test_popularity_counts():
+    log = random_log(6, 5, 30)
+    model = build("popularity", log)
+    assert model.scores(torch.tensor([0]))[0].tolist() == log.item_degrees.tolist()
+
+
+def test_item_knn_against_a_double_loop():
+    log = random_log(10, 7, 30)
+    columns = [set(log.users[log.items == i].tolist()) for i in range(7)]
+    cosine = np.array(
+        [
+            [
+                len(a & b) / np.sqrt(max(1, len(a)) * max(1, len(b))) if i != j else 0
+                for j, b in enumerate(columns)
+            ]
+            for i, a in enumerate(columns)
+        ]
+    )
+    expected = np.array([[cosine[log.row(u), i].sum() for i in range(7)] for u in range(10)])
+    assert build("item-knn", log).scores(torch.arange(10)).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_lightgcn_is_the_mean_of_powers_of_the_adjacency():
+    """He et al. eq. 8, on the (n + m)² matrix that the papers write."""
+    log = random_log(6, 8, 20)
+    model = build("lightgcn", log)
+    a = np.zeros((14, 14))
+    a[log.users, 6 + log.items] = a[6 + log.items, log.users] = 1
+    degree = np.maximum(a.sum(1), 1) ** -0.5
+    a = torch.from_numpy(degree[:, None] * a * degree)
+    start = torch.cat([model.user_table, model.item_table]).double().detach()
+    expected = (start + a @ start + a @ a @ start + a @ a @ a @ start) / 4
+    encoded = model.encode(0, None)
+    assert torch.allclose(torch.cat([encoded.users, encoded.items]).double(), expected, atol=1e-6)
+
+
+def test_lightgcn_gradient_through_the_stored_transpose():
+    log = random_log(6, 8, 20)
+    model = build("lightgcn", log)
+    weights = torch.randn(14, 64, generator=torch.Generator().manual_seed(0))
+    encoded = model.encode(0, None)
+    (torch.cat([encoded.users, encoded.items]) * weights).sum().backward()
+    # A symmetric linear map is its own adjoint: the gradient is the propagation of the weights.
+    with torch.no_grad():
+        model.user_table.copy_(weights[:6])
+        model.item_table.copy_(weights[6:])
+    again = model.encode(0, None)
+    assert torch.allclose(model.user_table.grad, again.users, atol=1e-5)
+    assert torch.allclose(model.item_table.grad, again.items, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["both", "user", "item", "none"])
+def test_normalise_divides_the_named_sides(mode):
+    log = random_log(6, 8, 20)
+    config = build_config(overrides=[f"model.normalise={mode}"]).model
+    model = MODELS.load("mf")(config, log, torch_stream(0, "init"))
+    users, items = model.training_space()
+    ones = torch.ones(6), torch.ones(8)
+    assert torch.allclose(users.norm(dim=1), ones[0]) is (mode in ("both", "user"))
+    assert torch.allclose(items.norm(dim=1), ones[1]) is (mode in ("both", "item"))
+
+
+def test_spectral_start_finds_the_leading_subspace():
+    log = checkerboard(hold=0).train
+    config = build_config(overrides=["model.init=spectral", "model.dim=2"]).model
+    model = MODELS.load("mf")(config, log, torch_stream(0, "init"))
+    users, items = model.training_space()
+    scores = users @ items.T
+    same = (torch.arange(24)[:, None] % 2) == (torch.arange(20) % 2)
+    assert float(scores[same].min()) > float(scores[~same].max())

@@ -98,8 +98,18 @@ def main() -> None:
         common = ["--rows", str(chosen.rows), "--ids", chosen.ids]
         subprocess.run([sys.executable, SELF, "--generate", name, *common], check=True)
         print(f"{chosen.rows:,} rows, {chosen.ids} as ids")
+        heads = {
+            "file": -14,
+            "MB": 7,
+            "pairs": 13,
+            "users": 10,
+            "items": 9,
+            "seconds": 9,
+            "CPU s": 8,
+            "peak GB": 9,
+        }
         print(
-            f"{'file':<14}{'MB':>7}{'pairs':>13}{'users':>10}{'items':>9}{'seconds':>9}{'CPU s':>8}{'peak GB':>9}"
+            "".join(head.ljust(-width) if width < 0 else head.rjust(width) for head, width in heads.items())
         )
         for path, file in (
             (folder / "log.csv",) * 2,

@@ -332,7 +332,6 @@ def test_a_trained_classifier_tells_the_topic() -> None:
     network.eval()
     with torch.no_grad():
         right = (network(x[n_train:]).argmax(1) == y[n_train:]).float().mean().item()
-    print(right)
     assert right >= 0.95
 
 

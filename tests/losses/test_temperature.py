@@ -101,7 +101,7 @@ def test_shift_of_all_losses_changes_nothing_and_order_is_kept(losses, shift, th
 
 
 def test_stationary_solution_minimises_the_printed_objective():
-    """Specs §1.5: argmin of (L−m)/τ + β(log τ − log τ₀)² at τ₀ = .1, β = 1, L − m = .2 is .17632; printed: .10956."""
+    """Specs §1.5: at τ₀ = .1, β = 1, L − m = .2 the minimum of J is at .17632; printed: .10956."""
     tau = torch.linspace(0.05, 0.5, 2_000_001, dtype=torch.float64)
     objective = 0.2 / tau + (tau.log() - math.log(0.1)) ** 2
     assert float(tau[objective.argmin()]) == pytest.approx(0.17632, abs=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from worlds import checkerboard, random_log
 
 from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
@@ -14,6 +13,7 @@ from firstlight.models import MODELS
 from firstlight.training.config import RunConfig, build_config
 from firstlight.training.loop import Phase
 from firstlight.training.run_folder import ModelScorer
+from worlds import checkerboard, random_log
 
 TRAINABLE = [name for name in MODELS.names() if MODELS.load(name).trainable]
 QUICK = ["training.batch_size=32", "training.lr=0.05", "negatives.count=16", "training.schedule=constant"]

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from worlds import random_log
 
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.core.seeds import torch_stream
@@ -14,11 +13,12 @@ from firstlight.training.config import NegativesConfig, build_config
 from firstlight.training.loop import Phase
 from firstlight.training.negatives import NegativeSampler
 from firstlight.training.optimisers import RowAdam, learning_rate
+from worlds import random_log
 
 LOSSES = ["bpr", "softmax", "bsl", "adap-tau", "adap-tau0"]
 TEMPERATURES = ["fixed:0.2", "learned", "learned-user", "adaptive", "adaptive-user"]
 NEGATIVES = ["uniform", "shared", "in-batch", "all"]
-SMALL = ["model.dim=4", "negatives.count=5", "training.batch_size=16", "training.epochs=3"]
+SMALL = ["model.dim=4", "negatives.count=5", "training.batch_size=16", "training.epochs=20"]
 
 
 @pytest.mark.parametrize("model", ["mf", "lightgcn"])
@@ -43,9 +43,11 @@ def test_every_combination_learns(loss, temperature, negatives, model):
 @pytest.mark.parametrize("temperature", ["fixed:0.2", "adaptive-user"])
 def test_user_batches_learn(negatives, temperature):
     config = build_config(
-        temperature=temperature, negatives=negatives, overrides=[*SMALL, "training.batch=users"]
+        temperature=temperature,
+        negatives=negatives,
+        overrides=[*SMALL, "training.batch=users", "training.lr=0.05"],
     )
-    phase = Phase("train", config, random_log(12, 15, 40), epochs=3)
+    phase = Phase("train", config, random_log(12, 15, 40), epochs=20)
     start = phase.model.user_table.detach().clone()
     phase.run()
     assert not torch.equal(start, phase.model.user_table)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from firstlight.cli.output import say, text
+from firstlight.models import MODELS
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -61,7 +62,9 @@ class TrainingProgress:
 
     def _on_run(self, values: dict[str, Any]) -> None:
         facts = [f"{text(values[key])} {what}" for key, what in _RUN_FACTS if values.get(key) is not None]
-        names = [str(values[key]) for key in ("model", "loss", "temperature") if values.get(key)]
+        model = str(values.get("model", ""))
+        told = ("loss", "temperature") if MODELS.load(model).trainable else ()
+        names = [model, *(str(values[key]) for key in told if values.get(key))]
         self._say(f"training {' + '.join(names)} on {', '.join(facts)}")
 
     def _on_step(self, values: dict[str, Any]) -> None:
@@ -89,6 +92,11 @@ class TrainingProgress:
             self._say(f"{phase} {epoch}/{epochs}  {facts}")
             self._said = time.monotonic()
         self._phase = phase
+
+    def _on_done(self, values: dict[str, Any]) -> None:  # noqa: ARG002 (the signature of all handlers)
+        if self._bar is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task, self._phase = None, ""
 
     def _on_message(self, values: dict[str, Any]) -> None:
         self._say(str(values.get("text", "")))

@@ -34,6 +34,7 @@ PACKAGES = (
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     command(app, "doctor")(doctor)
+    command(app, "demo", interrupted="the demo starts anew next time")(demo)
     command(app, "simulate")(simulate)
 
 
@@ -187,3 +188,65 @@ def simulate(
             f"{out}: {dataset.n_users:,} users, {dataset.n_items:,} items, {clicks:,} clicks"
         ),
     )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("demo-out"),
+) -> Answer:
+    """Go the whole way on a generated world, in minutes."""
+    from firstlight.cli.progress import TrainingProgress
+    from firstlight.core.extras import installed
+    from firstlight.data.formats import read_dataset
+    from firstlight.pipeline.demo import run_demo
+    from firstlight.training.run_folder import load_run
+
+    with TrainingProgress() as progress:
+        report = run_demo(out, emit=progress)
+    pictures = []
+    if installed("plot"):
+        from firstlight.reports.runs import picture_covers, picture_runs
+
+        runs = {label: load_run(path) for label, path in report.runs.items()}
+        picture_runs(out / "overview.png", runs)
+        picture_covers(out / "covers.png", list(runs.values())[-1], read_dataset(report.data))
+        pictures = [out / "overview.png", out / "covers.png"]
+    value = {
+        "out": out,
+        "results": report.rows,
+        "comparison": report.comparison,
+        "world": report.world,
+        "data": report.data,
+        "runs": report.runs,
+        "recommendations": report.recommendations,
+        "pictures": pictures,
+        "seconds": round(report.seconds, 1),
+    }
+    return Answer(value, lambda console: _draw_demo(console, value))
+
+
+def _draw_demo(target: Console, value: dict[str, Any]) -> None:
+    rows = value["results"]
+    target.print()
+    draw_table(target, ["model", *list(rows[0])[1:]], [list(row.values()) for row in rows])
+    target.print()
+    places = {
+        "the world": value["world"],
+        "the split dataset": value["data"],
+        "the runs": out_of(value["runs"]),
+        "ten items for every user": value["recommendations"],
+    }
+    if value["pictures"]:
+        places |= {"curves, groups, temperatures": value["pictures"][0], "covers": value["pictures"][1]}
+    draw_pairs(target, places, title=f"Done in {value['seconds']:.0f} s. Where things are:")
+    if not value["pictures"]:
+        target.print("  for pictures: pip install 'firstlight[plot]', then run the demo again")
+    mf = next(iter(path for path in value["runs"].values() if path.name == "mf"), None)
+    target.print()
+    target.print("Try next:", style="bold")
+    target.print(f"  firstlight recommend {mf} --users u0007 -k 5")
+    target.print(f"  firstlight compare {' '.join(str(path) for path in value['runs'].values())}")
+
+
+def out_of(runs: dict[str, Path]) -> str:
+    """The folder that holds all runs."""
+    return str(next(iter(runs.values())).parent)

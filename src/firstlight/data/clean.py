@@ -12,11 +12,11 @@ import numpy.typing as npt
 import polars as pl
 
 from firstlight.core.errors import InputError
-from firstlight.core.hashing import hash_strings
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.dataset import Dataset, SplitInfo
 from firstlight.data.formats.base import ReadOptions
 from firstlight.data.interactions import Interactions
+from firstlight.data.split import hash_parts
 
 PARTS = ("train", "valid", "test")
 BoolArray = npt.NDArray[np.bool_]
@@ -74,11 +74,6 @@ def order_ids(ids: pl.Series) -> pl.Series:
         # the string breaks ties between "7" and "007"
         return pl.DataFrame({"n": ids.cast(pl.Int64), "id": ids}).sort("n", "id")["id"]
     return ids.sort()
-
-
-def split_hash(parts: Mapping[str, Interactions]) -> str:
-    """SHA-256 over the parts of a split, in the given order."""
-    return hash_strings(f"{name}={part.content_hash()}" for name, part in parts.items())
 
 
 def take_items(catalogue: Catalogue, keep: BoolArray) -> Catalogue:
@@ -190,7 +185,7 @@ def build_dataset(log: RawLog, options: ReadOptions, path: Path, name: str | Non
         test=parts.get("test"),
         catalogue=log.catalogue,
         source=str(path),
-        split=SplitInfo("given", None, split_hash(parts)) if log.given_split else None,
+        split=SplitInfo("given", None, hash_parts(parts)) if log.given_split else None,
         dropped={reason: count for reason, count in dropped.items() if count},
     )
     return clean_dataset(dataset, options, path)
@@ -238,6 +233,6 @@ def clean_dataset(dataset: Dataset, options: ReadOptions, path: Path) -> Dataset
         user_ids=dataset.user_ids.filter(pl.Series(keep_users)),
         item_ids=dataset.item_ids.filter(pl.Series(keep_items)),
         catalogue=take_items(catalogue, keep_items),
-        split=None if split is None else SplitInfo(split.name, split.seed, split_hash(parts)),
+        split=None if split is None else SplitInfo(split.name, split.seed, hash_parts(parts)),
         dropped={reason: count for reason, count in dropped.items() if count},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,7 +82,7 @@ def group_table(
     hits: npt.NDArray[np.bool_],
     target_users: IntArray,
     target_items: npt.NDArray[np.integer],
-    ks: Sequence[int],
+    exposure: Mapping[int, IntArray],
 ) -> pl.DataFrame:
     """Recall and exposure by item group.
 
@@ -92,7 +92,7 @@ def group_table(
         hits: ``(n, width)`` whether they are targets.
         target_users: ``(n_pairs,)`` ascending row in ``ids`` of each target pair.
         target_items: ``(n_pairs,)`` item of each target pair.
-        ks: Cut-offs.
+        exposure: k → ``(n_items,)``: how often each item is shown within the first k places.
 
     Returns:
         One row per group: ``group`` (label), ``n_items``, ``n_targets`` and for each k
@@ -118,15 +118,14 @@ def group_table(
     group = groups.of_item[ids[user, rank]]
     user, rank, group = user[group >= 0], rank[group >= 0], group[group >= 0]
     users_with = (per_user.reshape(n, count) > 0).sum(0)
-    shown_group = np.append(groups.of_item, -1)[ids] + 1  # id -1 reads the appended -1
-    for k in ks:
+    for k, shown in exposure.items():
         inside = rank < k
         owner, of = user[inside], group[inside]
         within = np.bincount(of, 1 / per_user[owner * count + of], count)
-        shown = np.bincount(shown_group[:, :k].reshape(-1), minlength=count + 1)[1:]
+        by_group = np.bincount(groups.of_item + 1, shown, count + 1)[1:]  # place 0: items in no group
         columns[f"share_of_recall@{k}"] = np.bincount(of, 1 / n_targets[owner], count) / max(1, n)
         columns[f"recall@{k}"] = [
             float(w / c) if c else None for w, c in zip(within, users_with, strict=True)
         ]
-        columns[f"exposure@{k}"] = shown / max(1, int((ids[:, :k] >= 0).sum()))
+        columns[f"exposure@{k}"] = by_group / max(1, int(shown.sum()))
     return pl.DataFrame(columns)

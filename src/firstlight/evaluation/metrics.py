@@ -74,11 +74,32 @@ def user_metrics(
     return out
 
 
+def exposure_counts(ids: npt.NDArray[np.integer], ks: Sequence[int], n_items: int) -> dict[int, IntArray]:
+    """How often each item is within the first k places of a list.
+
+    Args:
+        ids: ``(n, width)`` item rows, -1 where a list ends early.
+        ks: Cut-offs.
+        n_items: Number of item rows.
+
+    Returns:
+        k → ``(n_items,)`` int64.
+    """
+    total = np.zeros(n_items + 1, np.int64)  # place 0 takes the -1s
+    counts: dict[int, IntArray] = {}
+    done = 0
+    for k in sorted(set(ks)):
+        places = ids[:, done:k].reshape(-1).astype(np.int64)
+        places += 1
+        total = total + np.bincount(places, minlength=n_items + 1)
+        counts[k] = total[1:]
+        done = k
+    return counts
+
+
 def list_metrics(
-    ids: npt.NDArray[np.integer],
-    ks: Sequence[int],
+    exposure: dict[int, IntArray],
     pool: npt.NDArray[np.bool_] | None,
-    n_items: int,
     popularity: npt.NDArray[np.integer] | None,
 ) -> dict[str, float]:
     """What the lists show of the catalogue.
@@ -89,32 +110,22 @@ def list_metrics(
     that items without clicks count (only with ``popularity``).
 
     Args:
-        ids: ``(n, width)`` item rows, -1 where a list ends early.
-        ks: Cut-offs.
+        exposure: k → ``(n_items,)`` counts, see :func:`exposure_counts`.
         pool: ``(n_items,)`` bool: which items could be shown, or None for all.
-        n_items: Number of item rows.
         popularity: ``(n_items,)`` training clicks, or None.
 
     Returns:
         Metric name with cut-off → value.
     """
-    shown = np.zeros(n_items + 1, np.int64)  # place 0 takes the -1s
-    size = n_items if pool is None else int(pool.sum())
-    if popularity is not None:
-        surprise = -np.log2((popularity + 1) / (popularity.sum() + n_items))
     out: dict[str, float] = {}
-    done = 0
-    counted: dict[int, IntArray] = {}
-    for k in sorted(set(ks)):
-        shown = shown + np.bincount((ids[:, done:k] + 1).reshape(-1), minlength=n_items + 1)
-        counted[k] = shown[1:]
-        done = k
-    for k in ks:
-        exposure = counted[k] if pool is None else counted[k][pool]
-        out[f"coverage@{k}"] = float((exposure > 0).sum() / max(1, size))
-        out[f"gini@{k}"] = gini(exposure)
+    if popularity is not None:
+        surprise = -np.log2((popularity + 1) / (popularity.sum() + len(popularity)))
+    for k, shown in exposure.items():
+        in_pool = shown if pool is None else shown[pool]
+        out[f"coverage@{k}"] = float((in_pool > 0).sum() / max(1, len(in_pool)))
+        out[f"gini@{k}"] = gini(in_pool)
         if popularity is not None:
-            out[f"novelty@{k}"] = float(counted[k] @ surprise / max(1, counted[k].sum()))
+            out[f"novelty@{k}"] = float((shown * surprise).sum() / max(1, shown.sum()))
     return out
 
 
@@ -124,4 +135,4 @@ def gini(amounts: npt.NDArray[np.integer]) -> float:
     if n == 0 or total == 0:
         return 0.0
     ascending = np.sort(amounts).astype(np.float64)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ ascending / (n * total))
+    return float(((2 * np.arange(1, n + 1) - n - 1) * ascending).sum() / (n * total))

@@ -13,7 +13,7 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.groups import ItemGroups, click_groups, group_table, popularity_groups
-from firstlight.evaluation.metrics import list_metrics, user_metrics
+from firstlight.evaluation.metrics import exposure_counts, list_metrics, user_metrics
 from firstlight.evaluation.scorer import Scorer, rank
 from firstlight.evaluation.significance import bootstrap_intervals
 
@@ -130,7 +130,8 @@ def evaluate_lists(
     n_targets = targets.user_degrees[users]
     per_user = user_metrics(hits, n_targets, ks)
     metrics = {name: float(values.mean()) for name, values in per_user.items()}
-    metrics |= list_metrics(ids, ks, pool, targets.n_items, popularity)
+    exposure = exposure_counts(ids, ks, targets.n_items)
+    metrics |= list_metrics(exposure, pool, popularity)
     tables = {}
     groupings = dict(groups or {})
     if popularity is not None:
@@ -142,7 +143,8 @@ def evaluate_lists(
     if groupings:
         owners, items = _pairs(users, targets)
         tables = {
-            name: group_table(grouping, ids, hits, owners, items, ks) for name, grouping in groupings.items()
+            name: group_table(grouping, ids, hits, owners, items, exposure)
+            for name, grouping in groupings.items()
         }
     return Evaluation(
         metrics=metrics,

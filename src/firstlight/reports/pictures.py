@@ -61,7 +61,6 @@ class Temperatures:
 def save_overview(
     path: Path,
     curves: Sequence[Curve],
-    levels: Mapping[str, float],
     groups: Mapping[str, Sequence[float]],
     temperatures: Sequence[Temperatures],
     *,
@@ -71,63 +70,38 @@ def save_overview(
 
     Args:
         path: The PNG to write.
-        curves: The metric over epochs, one curve a trained model.
-        levels: Name → value of what was not trained by epochs, drawn as a level line.
+        curves: The metric on validation over epochs, one curve a trained model.
         groups: Name → recall contributed by each popularity group, least popular first.
         temperatures: Temperatures by user, of at most two runs.
-        metric: Name of the metric of ``curves`` and ``levels``.
+        metric: Name of the metric of ``curves`` and ``groups``.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     figure = _figure(15.0, 4.6)
     left, middle, right = figure.subplots(1, 3)
-    draw_curves(left, curves, levels, metric)
+    draw_curves(left, curves, metric)
     draw_groups(middle, groups, metric)
     draw_temperatures(right, temperatures)
     _save(figure, path)
 
 
-def save_curves(path: Path, curves: Sequence[Curve], levels: Mapping[str, float], *, metric: str) -> None:
-    """Write the training plot alone; the arguments are those of :func:`save_overview`."""
-    figure = _figure(6.4, 4.4)
-    draw_curves(figure.subplots(), curves, levels, metric)
-    _save(figure, path)
-
-
-def save_groups(path: Path, groups: Mapping[str, Sequence[float]], *, metric: str) -> None:
-    """Write the popularity plot alone; the arguments are those of :func:`save_overview`."""
-    figure = _figure(6.4, 4.4)
-    draw_groups(figure.subplots(), groups, metric)
-    _save(figure, path)
-
-
-def save_temperatures(path: Path, temperatures: Sequence[Temperatures]) -> None:
-    """Write the temperature plot alone; the arguments are those of :func:`save_overview`."""
-    figure = _figure(6.4, 4.4)
-    draw_temperatures(figure.subplots(), temperatures)
-    _save(figure, path)
-
-
-def draw_curves(axes: Axes, curves: Sequence[Curve], levels: Mapping[str, float], metric: str) -> None:
-    """Draw a validation metric over epochs, and level lines for what needs no epochs."""
+def draw_curves(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
+    """Draw a validation metric over epochs; the best epoch of each curve is marked."""
     _dress(axes)
     last = max((max(curve.epochs) for curve in curves), default=1)
     ends: list[tuple[float, str, str]] = []
     for colour, curve in zip(_colours([curve.label for curve in curves]), curves, strict=True):
         axes.plot(curve.epochs, curve.values, color=colour, linewidth=2, solid_capstyle="round")
-        axes.plot(curve.epochs[-1:], curve.values[-1:], "o", color=colour, markersize=5)
+        top = int(np.argmax(curve.values))
+        axes.plot(curve.epochs[top], curve.values[top], "o", color=colour, markersize=6)
         ends.append((curve.values[-1], curve.label, colour))
-    for name, value in levels.items():
-        axes.axhline(value, color=BASELINE, linewidth=1.2, linestyle=(0, (4, 3)))
-        ends.append((value, name, BASELINE))
     axes.set_xlim(0, last)
     axes.set_ylim(bottom=0)
     _label_ends(axes, ends)
-    best = max((max(curve.values) for curve in curves), default=0.0)
-    floor = max(levels.values(), default=0.0)
-    times = f", {best / floor:.1f} times {next(iter(levels))}" if floor > 0 and len(levels) == 1 else ""
-    _title(axes, f"{metric} on validation rises to {best:.3f}{times}", "epochs")
+    best = max(curves, key=lambda curve: max(curve.values), default=None)
+    said = "" if best is None else f": {best.label} reaches {max(best.values):.3f}"
+    _title(axes, f"{metric} on validation{said}", "epochs (dot: the best)")
 
 
 def draw_groups(axes: Axes, groups: Mapping[str, Sequence[float]], metric: str) -> None:

@@ -142,8 +142,11 @@ def run_hash(config: RunConfig, dataset: Dataset) -> str:
 
 def start_run(out: Path, config: RunConfig, dataset: Dataset, parts: dict[str, Interactions]) -> None:
     """Write what is known before training: config, environment, ids, split, where the data came from."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "config.yaml", config_yaml(config))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.yaml", config_yaml(config))
+    except OSError as error:
+        raise InputError(f"the run folder cannot be written: {error.strerror}", path=out) from error
     write_json(out / "environment.json", environment())
     source = {
         "name": dataset.name,

@@ -15,7 +15,7 @@ def detect(path: Path) -> bool:
     return path.is_dir() and (path / MANIFEST).is_file()
 
 
-def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:  # noqa: ARG001 - files are hashed
+def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     """Read a DATASET folder and apply the minimum value and the k-core, if any.
 
     Args:

@@ -1,7 +1,8 @@
 """From scanned columns to rows of a click log: checks, times in seconds, ids to row numbers.
 
 Everything runs over lazy frames in pieces, so that the ids of a log, which are its largest part, never
-stand in memory as strings: one pass checks, two collect the distinct ids, one looks the rows up.
+stand in memory as strings: one pass checks, one reads them as categories, and each category is looked
+up once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from firstlight.core.errors import InputError
@@ -192,15 +194,24 @@ def _in_seconds(scan: Scan, problems: Problems) -> pl.LazyFrame:
     return scan.frame.with_columns(pl.col("time") // divisor)
 
 
-def _distinct(frames: Sequence[pl.LazyFrame], role: str, known: pl.Series | None) -> pl.Series:
+def _distinct(columns: Sequence[pl.Series], known: pl.Series | None) -> pl.Series:
     """All ids of a side, in row order."""
-    ids = pl.concat([frame.select(role) for frame in frames]).unique().collect(engine="streaming")[role]
-    return order_ids(ids if known is None else pl.concat([ids, known.alias(role)]).unique())
+    found = [column.unique().cast(pl.String) for column in columns]
+    return order_ids(pl.concat([*found, *([] if known is None else [known.alias(found[0].name)])]).unique())
 
 
-def _with_rows(frame: pl.LazyFrame, role: str, ids: pl.Series) -> pl.LazyFrame:
-    table = pl.DataFrame({role: ids, f"{role}_row": np.arange(len(ids), dtype=np.int32)}).lazy()
-    return frame.join(table, on=role, how="left", maintain_order="left").drop(role)
+def _rows(column: pl.Series, ids: pl.Series) -> npt.NDArray[np.int32]:
+    """Row numbers of categorical ids: only the distinct ids are looked up by name."""
+    distinct = column.unique()
+    codes = distinct.to_physical().to_numpy()
+    if not len(codes):
+        return np.zeros(0, np.int32)
+    order = pl.DataFrame({"id": ids, "row": np.arange(len(ids), dtype=np.int32)})
+    named = pl.DataFrame({"id": distinct.cast(pl.String)})
+    table = np.zeros(int(codes.max()) + 1, np.int32)
+    table[codes] = named.join(order, on="id", how="left", maintain_order="left")["row"].to_numpy()
+    rows: npt.NDArray[np.int32] = table[column.to_physical().to_numpy()]
+    return rows
 
 
 def encode_log(
@@ -224,28 +235,32 @@ def encode_log(
     Returns:
         User ids, item ids (both in row order) and the pairs by part.
     """
-    frames = {name: _in_seconds(scan, problems) for name, scan in scans.items()}
+    logs = {
+        name: _in_seconds(scan, problems)
+        .with_columns(pl.col("user", "item").cast(pl.Categorical))
+        .collect(engine="streaming")
+        for name, scan in scans.items()
+    }
     if user_ids is None:
-        user_ids = _distinct(list(frames.values()), "user", None)
+        user_ids = _distinct([log["user"] for log in logs.values()], None)
     if item_ids is None:
-        item_ids = _distinct(list(frames.values()), "item", known_items)
+        item_ids = _distinct([log["item"] for log in logs.values()], known_items)
     parts: dict[str, RawPairs] = {}
-    for name, frame in frames.items():
-        rows = _with_rows(_with_rows(frame, "user", user_ids), "item", item_ids).collect(engine="streaming")
-        if "label" not in rows.columns:
-            parts[name] = _pairs(rows)
+    for name, log in logs.items():
+        users, items = _rows(log["user"], user_ids), _rows(log["item"], item_ids)
+        times = log["time"].to_numpy() if "time" in log.columns else None
+        values = log["value"].to_numpy() if "value" in log.columns else None
+        if "label" not in log.columns:
+            parts[name] = RawPairs(users, items, times, values)
             continue
+        labels = log["label"].to_numpy()
         for code, part in enumerate(PARTS):
-            chosen = rows.filter(pl.col("label") == code)
-            if len(chosen) or part == "train":
-                parts[part] = _pairs(chosen)
+            chosen = labels == code
+            if chosen.any() or part == "train":
+                parts[part] = RawPairs(
+                    users[chosen],
+                    items[chosen],
+                    None if times is None else times[chosen],
+                    None if values is None else values[chosen],
+                )
     return user_ids, item_ids, parts
-
-
-def _pairs(rows: pl.DataFrame) -> RawPairs:
-    return RawPairs(
-        rows["user_row"].to_numpy(),
-        rows["item_row"].to_numpy(),
-        rows["time"].to_numpy() if "time" in rows.columns else None,
-        rows["value"].to_numpy() if "value" in rows.columns else None,
-    )

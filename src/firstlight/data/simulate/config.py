@@ -48,11 +48,11 @@ class SimulationConfig(BaseModel):
 
     start: int = 1_704_067_200
     """First second of the log, in seconds since the epoch (default: 1 January 2024, UTC)."""
-    horizon_days: float = Field(60.0, gt=0)
+    horizon_days: float = Field(60.0, ge=1)
     """Length of the log (T), in days."""
     valid_from: float = Field(0.7, gt=0, lt=1)
     """Where training ends and validation begins, as a fraction of the horizon."""
-    test_from: float = Field(0.8, gt=0, lt=1)
+    test_from: float = Field(0.8, gt=0, le=0.99)
     """The cut: where validation ends and test begins, as a fraction of the horizon."""
     lifetime_days: float = Field(20.0, gt=0)
     """Mean lifetime of an item's appeal (λ), in days: its click rate falls as exp(-age / λ)."""

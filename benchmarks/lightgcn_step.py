@@ -1,4 +1,4 @@
-"""LightGCN on Gowalla, three layers: CSR with the stored transpose against COO propagation, equal losses.
+"""LightGCN on Gowalla, three layers: our propagation against COO propagation, equal losses.
 
 python benchmarks/lightgcn_step.py
 """
@@ -49,7 +49,7 @@ def main() -> None:
         overrides=["training.batch_size=2048", "model.layers=3", "training.epochs=1000"],
     )
     phases = {}
-    for name in ("COO", "CSR with transpose"):
+    for name in ("COO", "ours"):
         phase = Phase("train", config, train, epochs=1000)
         phase._rows = phase._rows[: 2048 * options.steps]
         if name == "COO":

@@ -177,3 +177,15 @@ def test_divergence_names_the_cause():
     )
     with pytest.raises(DivergenceError, match=r"lower training\.lr"):
         Phase("train", config, random_log(12, 15, 40), epochs=3).run()
+
+
+def test_dense_rows_follow_torch_adam():
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    row, reference = RowAdam([("t", ours)], 0.05), torch.optim.Adam([theirs], 0.05)
+    for step in range(4):
+        for parameter, optimiser in ((ours, row), (theirs, reference)):
+            optimiser.zero_grad()
+            ((parameter - step) ** 2).sum().backward()
+            optimiser.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)

@@ -93,7 +93,7 @@ class TrainingProgress:
             self._said = time.monotonic()
         self._phase = phase
 
-    def _on_done(self, values: dict[str, Any]) -> None:  # noqa: ARG002 (the signature of all handlers)
+    def _on_done(self, values: dict[str, Any]) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.remove_task(self._task)
         self._task, self._phase = None, ""

@@ -1,33 +1,45 @@
 """Multiplying embeddings by a normalised bipartite adjacency, forward and backward at full speed.
 
 PyTorch's stock backward of a CSR product transposes the matrix at every call, four to five times the price of
-the forward pass; COO is slow both ways. Here both directions are stored once as CSR, and the backward pass is a
-product with the stored transpose.
+the forward pass; COO is slow both ways. Here both directions are stored once, and the backward pass is a product
+with the stored transpose. The product itself is a weighted ``embedding_bag``: a row of the result is the weighted
+sum of the rows that its neighbours name, and that kernel beats the sparse matrix product (7 against 11 ms for one
+side of Gowalla at 64 columns, one thread).
 """
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def _csr(
-    indptr: npt.NDArray[np.int64], columns: npt.NDArray[np.int32], values: Tensor, n_columns: int
-) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(indptr.astype(np.int32)),
-            torch.from_numpy(columns.astype(np.int32)),
-            values,
-            size=(len(indptr) - 1, n_columns),
-            check_invariants=False,
+class Compressed(NamedTuple):
+    """A sparse matrix by rows.
+
+    Attributes:
+        indptr: ``(n_rows + 1,)``.
+        columns: ``(n_pairs,)``, of the same integer type.
+        values: ``(n_pairs,)`` float32.
+    """
+
+    indptr: Tensor
+    columns: Tensor
+    values: Tensor
+
+    def times(self, dense: Tensor) -> Tensor:
+        """``matrix @ dense`` without gradient bookkeeping; ``dense`` is ``(n_columns, dim)``."""
+        return F.embedding_bag(
+            self.columns,
+            dense,
+            self.indptr,
+            mode="sum",
+            per_sample_weights=self.values,
+            include_last_offset=True,
         )
 
 
@@ -35,20 +47,20 @@ class _Product(torch.autograd.Function):
     """``matrix @ dense`` whose backward multiplies by the stored transpose."""
 
     @staticmethod
-    def forward(ctx: Any, dense: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+    def forward(ctx: Any, dense: Tensor, matrix: Compressed, transpose: Compressed) -> Tensor:
         ctx.transpose = transpose
-        return matrix @ dense
+        return matrix.times(dense)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.transpose @ gradients[0].contiguous(), None, None
+        return ctx.transpose.times(gradients[0].contiguous()), None, None
 
 
 class BipartitePropagation:
     """The normalised user–item adjacency Â = D_u^{-a} A D_i^{-b} and its transpose.
 
     The (n + m)² matrix of the papers has two equal off-diagonal blocks; keeping one block and its transpose
-    halves nothing in work but needs no concatenation of users and items.
+    needs no concatenation of users and items.
 
     Args:
         indptr: ``(n_users + 1,)`` of the training log in CSR.
@@ -74,12 +86,10 @@ class BipartitePropagation:
         item_indptr = np.zeros(n_items + 1, np.int64)
         np.cumsum(item_degrees, out=item_indptr[1:])
         # Rows without a pair are empty: their degree never divides anything.
-        weights = (
-            np.maximum(degrees, 1)[users] ** -user_power * np.maximum(item_degrees, 1)[items] ** -item_power
-        )
+        weights = np.maximum(degrees, 1)[users] ** -user_power * np.maximum(item_degrees, 1)[items] ** -item_power
         values = weights.astype(np.float32)
-        self.to_users = _csr(indptr, items, torch.from_numpy(values), n_items)
-        self.to_items = _csr(item_indptr, users[by_item], torch.from_numpy(values[by_item]), n_users)
+        self.to_users = _compressed(indptr, items, values)
+        self.to_items = _compressed(item_indptr, users[by_item], values[by_item])
 
     def __call__(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """One hop: users from items, items from users.
@@ -95,3 +105,15 @@ class BipartitePropagation:
             _Product.apply(items, self.to_users, self.to_items),  # type: ignore[no-untyped-call]
             _Product.apply(users, self.to_items, self.to_users),  # type: ignore[no-untyped-call]
         )
+
+
+def _compressed(
+    indptr: npt.NDArray[np.int64], columns: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
+) -> Compressed:
+    # 32-bit indices halve the traffic of the index arrays as long as the offsets fit.
+    kind = np.int32 if indptr[-1] < 2**31 else np.int64
+    return Compressed(
+        torch.from_numpy(indptr.astype(kind)),
+        torch.from_numpy(columns.astype(kind)),
+        torch.from_numpy(np.ascontiguousarray(values)),
+    )

@@ -219,8 +219,8 @@ def _spectral_start(users: Tensor, items: Tensor, train: Interactions, rng: torc
     width = min(dim + 16, train.n_items, train.n_users)
     basis = torch.randn(train.n_items, width, generator=rng)
     for _ in range(6):
-        basis = torch.linalg.qr(hop.to_items @ (hop.to_users @ basis)).Q
-    image = hop.to_users @ basis
+        basis = torch.linalg.qr(hop.to_items.times(hop.to_users.times(basis))).Q
+    image = hop.to_users.times(basis)
     left, values, right = torch.linalg.svd(image, full_matrices=False)
     rank = min(dim, width)
     root = values[:rank].sqrt()

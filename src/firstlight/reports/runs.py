@@ -31,7 +31,7 @@ def picture_runs(path: Path, runs: Mapping[str, Run], *, metric: str = "recall@2
     curves = [
         curve for label, run in runs.items() if (curve := training_curve(label, run, metric)) is not None
     ]
-    groups = {label: group_shares(run, metric) for label, run in runs.items()}
+    groups = {label: group_recall(run, metric) for label, run in runs.items()}
     taus = [found for label, run in runs.items() if (found := user_temperatures(label, run)) is not None]
     save_overview(path, curves, groups, taus, metric=metric)
 
@@ -49,13 +49,12 @@ def training_curve(label: str, run: Run, metric: str) -> Curve | None:
     return Curve(label, epochs, values)
 
 
-def group_shares(run: Run, metric: str) -> list[float]:
-    """What each popularity group brings to the recall on test, least popular first."""
-    column = f"share_of_{metric}"
+def group_recall(run: Run, metric: str) -> list[float]:
+    """Recall of the test clicks on each popularity group, least popular first; 0 where there are none."""
     table = run.result["groups"].get("popularity", [])
-    if not table or column not in table[0]:
+    if not table or metric not in table[0]:
         raise InputError(f"this run has no {metric} by popularity", path=run.path)
-    return [float(row[column]) for row in table]
+    return [float(row[metric] or 0.0) for row in table]
 
 
 def user_temperatures(label: str, run: Run) -> Temperatures | None:

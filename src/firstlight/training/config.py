@@ -88,6 +88,11 @@ class TrainingConfig(BaseModel):
     patience: int = Field(5, ge=1)
     """Evaluations without improvement after which the search stops."""
 
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Inputs of the training step's matrix products; sums stay in float32, and so does everything else,
+    evaluation included. ``bfloat16`` needs a processor with bf16 instructions (AVX512-BF16, AMX, ARM bf16);
+    elsewhere it changes nothing."""
+
     threads: int | None = Field(None, ge=1)
     """CPU threads; None leaves PyTorch's choice."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,7 +133,8 @@ class Phase:
     def _epoch(self) -> bool:
         epoch, started = self.progress.epoch, time.perf_counter()
         self.temperature.start_epoch(epoch, self.model.training_space)
-        loss = self._steps(epoch)
+        with _matmul_precision(self.config.training.precision):
+            loss = self._steps(epoch)
         self._require_finite(epoch, loss)
         self.progress.seconds += time.perf_counter() - started
         self.progress.epoch += 1
@@ -226,3 +228,14 @@ class Phase:
         self.temperature.load_state_dict(parts["temperature"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.progress = progress
+
+
+@contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    """Let float32 products round their inputs to bfloat16 inside the block; a global switch, so it is put back."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if name == "bfloat16" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 class RowAdam:
@@ -55,13 +56,26 @@ class RowAdam:
             if parameter.grad.is_sparse:
                 self._rows(name, parameter, parameter.grad, size, eps)
             else:
-                self._dense(name, parameter, parameter.grad, size, eps)
+                self._dense(name, parameter, parameter.grad, lr)
 
-    def _dense(self, name: str, parameter: Tensor, gradient: Tensor, size: float, eps: float) -> None:
-        first, second = self.first[name], self.second[name]
-        first.lerp_(gradient, 1 - self.betas[0])
-        second.mul_(self.betas[1]).addcmul_(gradient, gradient, value=1 - self.betas[1])
-        parameter.addcdiv_(first, second.sqrt().add_(eps), value=-size)
+    def _dense(self, name: str, parameter: Tensor, gradient: Tensor, lr: float) -> None:
+        # PyTorch's fused kernel reads and writes each table once; it counts the step itself, hence the - 1.
+        adam(
+            [parameter],
+            [gradient],
+            [self.first[name]],
+            [self.second[name]],
+            [],
+            [torch.tensor(self.steps - 1.0)],
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=lr,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
 
     def _rows(self, name: str, parameter: Tensor, gradient: Tensor, size: float, eps: float) -> None:
         rows, slots = torch.unique(gradient._indices()[0], return_inverse=True)

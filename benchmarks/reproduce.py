@@ -1,0 +1,121 @@
+"""Run the jobs behind RESULTS.md; every one resumes where it was cut.
+
+    python benchmarks/reproduce.py --list
+    python benchmarks/reproduce.py gowalla-mf-adap-tau [more jobs] [--seeds 0,1,2] [--threads 2]
+    python benchmarks/render_results.py            # writes RESULTS.md from results/
+
+A job is a shipped recipe on a data set, with one search on a validation carve-out and a refit on all training
+pairs that also watches the test set, labelled (``selected_on_test``). Run folders go to ``runs/``; the JSON that
+is committed goes to ``results/quality/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import DATA
+
+from firstlight.core.files import write_json
+from firstlight.data.formats import read_dataset
+from firstlight.training.config import build_config
+from firstlight.training.run import train
+from firstlight.training.run_folder import environment
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"gowalla": "gowalla", "movielens": "movielens-adaptau"}
+METHODS: dict[str, dict[str, Any]] = {
+    "bpr": {"loss": "bpr"},
+    "fixed-tau": {"loss": "softmax", "temperature": "fixed"},
+    "learned-tau": {"loss": "softmax", "temperature": "learned"},
+    "learned-user-tau": {"loss": "softmax", "temperature": "learned-user"},
+    "bsl": {"loss": "bsl", "temperature": "fixed"},
+    "adap-tau0": {"loss": "adap-tau0"},
+    "adap-tau": {"loss": "adap-tau"},
+    "best": {},
+}
+
+
+def jobs() -> dict[str, dict[str, Any]]:
+    """Every job by name: which data, which recipe, what is laid over it."""
+    table = {}
+    for data in FOLDERS:
+        for model in ("mf", "lightgcn"):
+            for method, parts in METHODS.items():
+                recipe = f"{data}-{model}"
+                # A method's own settings stand in a recipe of its own where it has one.
+                own = ROOT / "src" / "firstlight" / "recipes" / f"{recipe}-{method}.yaml"
+                chosen = own.stem if own.exists() else recipe
+                if method == "best" and not own.exists():
+                    continue
+                table[f"{recipe}-{method}"] = {"data": data, "recipe": chosen, "parts": {} if own.exists() else parts}
+        for model in ("popularity", "item-knn"):
+            table[f"{data}-{model}"] = {"data": data, "recipe": None, "parts": {"model": model}}
+    return table
+
+
+def git(*words: str) -> str:
+    """What git prints."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def say(name: str, /, **values: Any) -> None:
+    """One line an evaluation."""
+    if name == "epoch" and "metric_value" in values:
+        facts = f"{values['phase']} {values['epoch']}/{values['epochs']} loss {values['loss']:.4f}"
+        print(f"  {facts} τ {values['tau_mean']:.4f} recall@20 {values['recall@20']:.4f} {values['seconds']:.0f} s")
+        sys.stdout.flush()
+
+
+def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list[str]) -> None:
+    """Run or resume one job and write its JSON."""
+    changes = [f"training.threads={threads}", "training.track_test=true", *overrides]
+    config = build_config(recipe=job["recipe"], **job["parts"], overrides=changes, seed=seed)
+    out = ROOT / "runs" / f"{name}-s{seed}"
+    started = time.perf_counter()
+    resume = out.exists()
+    dataset = read_dataset(DATA / FOLDERS[job["data"]])
+    result = train(dataset, config, out, resume=resume, emit=say)
+    record = {
+        "job": name,
+        "command": f"python benchmarks/reproduce.py {name} --seeds {seed} --threads {threads}",
+        "commit": git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--", "src")),
+        "seed": seed,
+        "machine": environment(),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "result": result,
+    }
+    write_json(ROOT / "results" / "quality" / f"{name}-s{seed}.json", record)
+    found, metrics = result["found"], result["metrics"]
+    print(f"{name} seed {seed}: {metrics['recall@20']:.4f}/{metrics['ndcg@20']:.4f} at epoch {found['epochs']}", end="")
+    leaky = found.get("selected_on_test", {}).get("metrics")
+    print(f"; on test {leaky['recall@20']:.4f}/{leaky['ndcg@20']:.4f}" if leaky else "", flush=True)
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    options = parser.parse_args()
+    known = jobs()
+    if options.list or not options.jobs:
+        print("\n".join(known))
+        return
+    for name in options.jobs:
+        if name not in known:
+            parser.error(f"no job {name!r}; --list shows them")
+        for seed in options.seeds.split(","):
+            run(name, known[name], int(seed), options.threads, options.overrides)
+
+
+if __name__ == "__main__":
+    main()

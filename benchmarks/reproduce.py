@@ -52,7 +52,11 @@ def jobs() -> dict[str, dict[str, Any]]:
                 chosen = own.stem if own.exists() else recipe
                 if method == "best" and not own.exists():
                     continue
-                table[f"{recipe}-{method}"] = {"data": data, "recipe": chosen, "parts": {} if own.exists() else parts}
+                table[f"{recipe}-{method}"] = {
+                    "data": data,
+                    "recipe": chosen,
+                    "parts": {} if own.exists() else parts,
+                }
         for model in ("popularity", "item-knn"):
             table[f"{data}-{model}"] = {"data": data, "recipe": None, "parts": {"model": model}}
     return table
@@ -60,14 +64,18 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 def git(*words: str) -> str:
     """What git prints."""
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def say(name: str, /, **values: Any) -> None:
     """One line an evaluation."""
     if name == "epoch" and "metric_value" in values:
         facts = f"{values['phase']} {values['epoch']}/{values['epochs']} loss {values['loss']:.4f}"
-        print(f"  {facts} τ {values['tau_mean']:.4f} recall@20 {values['recall@20']:.4f} {values['seconds']:.0f} s")
+        print(
+            f"  {facts} τ {values['tau_mean']:.4f} recall@20 {values['recall@20']:.4f} {values['seconds']:.0f} s"
+        )
         sys.stdout.flush()
 
 
@@ -92,14 +100,19 @@ def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list
     }
     write_json(ROOT / "results" / "quality" / f"{name}-s{seed}.json", record)
     found, metrics = result["found"], result["metrics"]
-    print(f"{name} seed {seed}: {metrics['recall@20']:.4f}/{metrics['ndcg@20']:.4f} at epoch {found['epochs']}", end="")
+    print(
+        f"{name} seed {seed}: {metrics['recall@20']:.4f}/{metrics['ndcg@20']:.4f} at epoch {found['epochs']}",
+        end="",
+    )
     leaky = found.get("selected_on_test", {}).get("metrics")
     print(f"; on test {leaky['recall@20']:.4f}/{leaky['ndcg@20']:.4f}" if leaky else "", flush=True)
 
 
 def main() -> None:
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("jobs", nargs="*")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seeds", default="0")

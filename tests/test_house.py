@@ -34,18 +34,7 @@ FLOORS = {
     "cli": 6,
 }
 #: Loading any of these takes longer than answering --help may.
-HEAVY = (
-    "torch",
-    "polars",
-    "sklearn",
-    "scipy",
-    "numpy",
-    "pydantic",
-    "matplotlib",
-    "PIL",
-    "rich",
-    "safetensors",
-)
+HEAVY = ("torch", "polars", "sklearn", "scipy", "numpy", "matplotlib", "PIL", "rich", "safetensors")
 
 
 class Import(NamedTuple):

@@ -47,6 +47,7 @@ _BLOCK_BYTES = (
 _SLICE_BYTES = 12 << 20  # of a block, pruned at once: its group maxima then stay in a core's own cache
 _SERIAL_BYTES = 4 << 20  # not worth starting threads for less
 _FINE, _COARSE = 8, 16  # columns per fine group, fine groups per coarse group
+_PAD = _FINE * _COARSE  # rows of a multiple of this many columns fall into whole, aligned groups
 _GROUPS_PER_K = 6  # fewer groups than this many times k let too many survivors through
 
 
@@ -81,7 +82,10 @@ def top_k_rows(scores: Tensor, k: int) -> TopK:
     if scores.ndim != 2 or k < 1:
         raise ValueError(f"need a (rows, n) block and k >= 1, got shape {tuple(scores.shape)} and k = {k}")
     block = scores.detach().to(torch.float32).contiguous()
-    return _joined(list(_in_threads(lambda part: _top_k(part, k), _slices(block), block)))
+    size = _rows_in(_BLOCK_BYTES, block.shape[1])
+    slices = [block[start : start + size] for start in range(0, max(1, len(block)), size)]
+    parts = list(_in_threads(lambda part: _top_k(part, k), slices, block))
+    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
 
 
 def blocked_top_k(
@@ -120,19 +124,21 @@ def blocked_top_k(
     chosen, position = _selection(allowed, len(keys))
     if chosen is not None:
         keys = keys[chosen.to(keys.device)]
-    n = len(keys)
-    size = block or min(1024, _rows_in(_BLOCK_BYTES, n))
-    transposed = keys.T.contiguous()  # measured: a few per cent faster than the transposed view
+    n, width = len(keys), -(-len(keys) // _PAD) * _PAD
+    size = block or min(1024, _rows_in(_BLOCK_BYTES, width))
+    transposed = keys.new_zeros(keys.shape[1], width)
+    transposed[:, :n] = keys.T  # measured: faster than the transposed view
     own = threading.local()
 
     def search(rows: slice) -> tuple[slice, TopK]:
         if not hasattr(own, "buffer"):
-            own.buffer = queries.new_empty(min(size, len(queries)), n)
+            own.buffer = queries.new_empty(min(size, len(queries)), width)
         scores: Tensor = own.buffer[: rows.stop - rows.start]
         torch.mm(queries[rows], transposed, out=scores)
+        scores[:, n:] = float("-inf")
         if exclude is not None:
             mask_excluded(scores, exclude, rows, position)
-        best = _joined([_top_k(part, k) for part in _slices(scores.to(torch.float32))])
+        best = _top_k(scores.to(torch.float32), k)
         if chosen is not None and n:
             ids = torch.where(best.ids >= 0, chosen.to(best.ids.device)[best.ids.clamp(min=0)], best.ids)
             best = TopK(ids, best.scores)
@@ -175,17 +181,8 @@ def _selection(allowed: Tensor | None, n: int) -> tuple[Tensor | None, IntArray 
 
 
 def _rows_in(size: int, n: int) -> int:
-    """The largest power of two (so that slices divide blocks) of rows of ``n`` floats within ``size`` bytes."""
+    """The largest power of two of rows of ``n`` floats within ``size`` bytes."""
     return int(2 ** max(0, (size // (4 * max(1, n))).bit_length() - 1))
-
-
-def _slices(block: Tensor) -> list[Tensor]:
-    size = _rows_in(_SLICE_BYTES, block.shape[1])
-    return [block[start : start + size] for start in range(0, max(1, len(block)), size)]
-
-
-def _joined(parts: list[TopK]) -> TopK:
-    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
 
 
 def _in_threads(

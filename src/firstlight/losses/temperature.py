@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,10 +34,15 @@ class TemperatureConfig(BaseModel):
     tau: float = Field(0.1, gt=0)
     """τ of ``fixed``, and the start of ``learned`` and ``learned-user``."""
 
-    form: Literal["mean", "variance", "mass"] = "mean"
+    form: Literal["mean", "variance", "mass", "held-out"] = "mean"
     """How τ₀ is found. ``mean`` is w₀ = C/(μ₊ − μ), the paper's final closed form and the released code's;
     ``variance`` is the paper's second-order form before the variances are taken as equal; ``mass`` solves the
-    condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users."""
+    condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users;
+    ``held-out`` is ``mean`` with μ₊ measured on pairs that training does not see, so that memorised positives
+    do not widen the gap (ours: see ``held_out_share``)."""
+
+    held_out_share: float = Field(0.02, gt=0, lt=0.5)
+    """Share of training pairs that ``form: held-out`` keeps back from the loss and the graph."""
 
     warmup_epochs: int = Field(5, ge=0)
     """Epochs with the assumed gap of .7, since at random initialisation the gap is zero. Released: 100."""
@@ -116,6 +121,13 @@ class TemperatureStatistics:
         n_kept, n_pairs = int(kept.sum()), int(inside.sum())
         constant = math.log(0.5) + math.log(n_kept * n_items) - math.log(n_pairs)
         return cls(n_users, kept.nonzero()[:, 0], users[inside], items[inside], constant)
+
+    def measured_on(self, users: Tensor, items: Tensor) -> TemperatureStatistics:
+        """The same counts, with μ₊ taken over other pairs ``(n,)``, those of kept users."""
+        kept = torch.zeros(self.n_users, dtype=torch.bool)
+        kept[self.users] = True
+        inside = kept[users]
+        return replace(self, pair_users=users[inside], pair_items=items[inside])
 
 
 #: Gives evaluation-mode training-space vectors ``(n_users, dim)`` and ``(n_items, dim)`` on demand.
@@ -269,7 +281,7 @@ def global_inverse_temperature(
     if form == "mass":
         return _half_mass(users, items, statistics)
     closed = statistics.constant / gap
-    if form == "mean":
+    if form in ("mean", "held-out"):
         return closed
     # Exact second moment over all kept pairs from the (dim, dim) Gram matrix: mean (u·v)² = mean uᵀGu.
     gram = items.double().T @ items.double() / len(items)

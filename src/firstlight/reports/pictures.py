@@ -133,7 +133,7 @@ def draw_temperatures(axes: Axes, temperatures: Sequence[Temperatures]) -> None:
         axes.hist(entry.per_user, bins=bins, color=colour, alpha=0.65, label=entry.label)
         middle = float(np.median(entry.per_user))
         axes.axvline(middle, color=colour, linewidth=1.4)
-    axes.legend(loc="upper right", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
     _title(
         axes,
         f"Every user trains at a temperature of their own: τ from {low:.2f} to {high:.2f}",
@@ -172,7 +172,7 @@ def save_cover_sheet(path: Path, rows: Sequence[CoverRow]) -> None:
     from PIL import Image
 
     left, right = len(rows[0].watched), len(rows[0].recommended)
-    figure = _figure(0.95 * (left + right) + 1.5, 1.0 * len(rows) + 0.5)
+    figure = _figure(0.78 * (left + right) + 1.2, 0.83 * len(rows) + 0.5)
     grid = figure.subplots(
         len(rows), left + right + 1, squeeze=False, width_ratios=[*[1] * left, 0.35, *[1] * right]
     )
@@ -214,7 +214,8 @@ def _save(figure: Figure, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", facecolor=PAPER)
     # A palette makes the file four times smaller and looks the same.
-    small = Image.open(drawn).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    full = Image.open(drawn).convert("RGB")
+    small = full.quantize(palette=full.quantize(_COLOURS))
     with atomic_path(path) as temporary:
         small.save(temporary, format="PNG", optimize=True)
 

@@ -20,6 +20,7 @@ from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
 from firstlight.data.interactions import Interactions
+from firstlight.data.split import carve_validation
 from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
 from firstlight.models import MODELS
 from firstlight.models.base import EmbeddingModel
@@ -80,17 +81,18 @@ class Phase:
         stop_early: bool = False,
         emit: Emit = silent,
     ) -> None:
-        self.name, self.config, self.train = name, config, train
+        self.name, self.config = name, config
         self.epochs, self.judge, self.stop_early, self.emit = epochs, judge, stop_early, emit
+        statistics = TemperatureStatistics.from_pairs(
+            *_pairs(train), train.n_users, train.n_items, config.temperature.degree_quantile
+        )
+        if config.temperature.form == "held-out":
+            train, held_out = carve_validation(train, config.temperature.held_out_share, config.seed)
+            statistics = statistics.measured_on(*_pairs(held_out))
+        self.train = train
+        users, items = _pairs(train)
         model_class = MODELS.load(config.model.name)
         self.model: EmbeddingModel = model_class(config.model, train, torch_stream(config.seed, "init"))
-        users, items = (
-            torch.from_numpy(train.users.astype("int64")),
-            torch.from_numpy(train.items.astype("int64")),
-        )
-        statistics = TemperatureStatistics.from_pairs(
-            users, items, train.n_users, train.n_items, config.temperature.degree_quantile
-        )
         self.temperature: Temperature = make_temperature(config.temperature, statistics)
         self.computer = StepComputer(config, self.model, self.temperature, train)
         self.optimiser = RowAdam(
@@ -228,6 +230,11 @@ class Phase:
         self.temperature.load_state_dict(parts["temperature"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.progress = progress
+
+
+def _pairs(log: Interactions) -> tuple[Tensor, Tensor]:
+    """User and item rows of all pairs, each ``(n_pairs,)`` int64."""
+    return torch.from_numpy(log.users.astype("int64")), torch.from_numpy(log.items.astype("int64"))
 
 
 @contextmanager

@@ -45,6 +45,7 @@ _BLOCK_BYTES = (
     20 << 20
 )  # measured: larger score blocks fall out of the caches, smaller ones starve the product
 _SLICE_BYTES = 12 << 20  # of a block, pruned at once: its group maxima then stay in a core's own cache
+_DIRECT_BYTES = 1 << 20  # of scores whose entries are packed at once
 _SERIAL_BYTES = 4 << 20  # not worth starting threads for less
 _FINE, _COARSE = 8, 16  # columns per fine group, fine groups per coarse group
 _PAD = _FINE * _COARSE  # rows of a multiple of this many columns fall into whole, aligned groups
@@ -85,7 +86,7 @@ def top_k_rows(scores: Tensor, k: int) -> TopK:
     size = _rows_in(_BLOCK_BYTES, block.shape[1])
     slices = [block[start : start + size] for start in range(0, max(1, len(block)), size)]
     parts = list(_in_threads(lambda part: _top_k(part, k), slices, block))
-    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
+    return _joined(parts)
 
 
 def blocked_top_k(
@@ -185,6 +186,10 @@ def _rows_in(size: int, n: int) -> int:
     return int(2 ** max(0, (size // (4 * max(1, n))).bit_length() - 1))
 
 
+def _joined(parts: list[TopK]) -> TopK:
+    return TopK(torch.cat([part.ids for part in parts]), torch.cat([part.scores for part in parts]))
+
+
 def _in_threads(
     work: Callable[[Job], Result], jobs: list[Job], like: Tensor, n: int | None = None
 ) -> Iterator[Result]:
@@ -233,8 +238,9 @@ def _top_k(scores: Tensor, k: int) -> TopK:
     block = scores.numpy()
     fine = _maxima(block, min(_FINE, group))
     coarse = _maxima(fine, max(1, min(_COARSE, group // _FINE)))
-    _prune(block, fine, coarse, ids.numpy(), best.numpy())
-    return TopK(ids, best)
+    if _prune(block, fine, coarse, ids.numpy(), best.numpy()):
+        return TopK(ids, best)
+    return _direct(scores, k)
 
 
 def _maxima(x: FloatArray, size: int) -> FloatArray:
@@ -253,15 +259,21 @@ def _maxima(x: FloatArray, size: int) -> FloatArray:
     return out
 
 
-def _prune(scores: FloatArray, fine: FloatArray, coarse: FloatArray, ids: IntArray, best: FloatArray) -> None:
-    """Fill ``ids`` and ``best`` ``(rows, k)`` from the entries at or above the k-th coarse maximum."""
+def _prune(scores: FloatArray, fine: FloatArray, coarse: FloatArray, ids: IntArray, best: FloatArray) -> bool:
+    """Fill ``ids`` and ``best`` ``(rows, k)`` from the entries at or above the k-th coarse maximum.
+
+    False, and nothing is filled, if ties let so many entries through that pruning does not pay.
+    """
     rows, n = scores.shape
     k, groups = ids.shape[1], fine.shape[1]
     if np.isnan(coarse).any():
         raise _not_a_number()
     bound = np.partition(coarse, coarse.shape[1] - k, axis=1)[:, coarse.shape[1] - k]
     bound = np.maximum(bound, _LOWEST)  # so that minus infinity never survives
-    row, column = np.divmod(np.flatnonzero(fine >= bound[:, None]), groups)
+    hits = np.flatnonzero(fine >= bound[:, None])
+    if len(hits) > fine.size // 8:
+        return False
+    row, column = np.divmod(hits, groups)
     flat = scores.reshape(-1)
     first = row * n + column
     # What the last group reads past its row's end is dropped below by the test on columns.
@@ -286,6 +298,7 @@ def _prune(scores: FloatArray, fine: FloatArray, coarse: FloatArray, ids: IntArr
         table = np.partition(table, k - 1, axis=1)[:, :k]
     table.sort(axis=1)
     _unpack(table[:, :k], ids, best)
+    return True
 
 
 def _pack(score: FloatArray, column: IntArray) -> IntArray:
@@ -313,6 +326,10 @@ def _unpack(packed: IntArray, ids: IntArray, best: FloatArray) -> None:
 def _direct(scores: Tensor, k: int) -> TopK:
     """The same answer by packing every entry: short rows, and devices other than the CPU."""
     rows, n = scores.shape
+    step = _rows_in(_DIRECT_BYTES, n)
+    if rows > step and scores.device.type == "cpu":  # packed entries take several times the scores' memory
+        parts = [_direct(scores[start : start + step], k) for start in range(0, rows, step)]
+        return _joined(parts)
     if bool(scores.isnan().any()):
         raise _not_a_number()
     bits = (scores + 0).view(torch.int32).to(torch.int64)

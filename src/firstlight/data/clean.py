@@ -130,7 +130,7 @@ def _filter(
                 raise InputError(
                     f"--min-value needs values, and the {name} pairs have none",
                     path=path,
-                    hint="name the column of ratings or strengths with --value-column",
+                    hint="name the column of ratings or strengths with --value",
                 )
             parts[name] = part.select(part.values >= options.min_value)
             dropped[f"value below {options.min_value:g}"] += part.n_pairs - parts[name].n_pairs

@@ -42,7 +42,7 @@ class NegativeSampler:
         self.config = config
         self.n_items = train.n_items
         self._indptr = torch.from_numpy(train.indptr.copy())
-        self._items = torch.from_numpy(train.items.astype("int64"))
+        self._items = torch.from_numpy(train.items.copy())
         # The items of no training pair are never drawn: a held-out cold item must not be pushed away.
         degrees = torch.from_numpy(train.item_degrees.copy())
         self._warm = None if bool((degrees > 0).all()) else degrees.nonzero()[:, 0]
@@ -96,7 +96,7 @@ class NegativeSampler:
         rows = torch.repeat_interleave(torch.arange(len(users)), lengths)
         first = torch.cumsum(lengths, 0) - lengths
         within = torch.arange(int(lengths.sum())) - first[rows]
-        history = self._items[self._indptr[users][rows] + within]
+        history = self._items[self._indptr[users][rows] + within].long()
         low = torch.searchsorted(ranked, history)
         count = torch.searchsorted(ranked, history, right=True) - low
         # A candidate drawn twice occupies two columns: expand each hit over its run of equal candidates.

@@ -46,7 +46,7 @@ class StepComputer:
         self.config, self.model, self.temperature = config, model, temperature
         self.sampler = NegativeSampler(config.negatives, train)
         self._indptr = torch.from_numpy(train.indptr.copy())
-        self._items = torch.from_numpy(train.items.astype("int64"))
+        self._items = torch.from_numpy(train.items.copy())
 
     def pairs(self, users: Tensor, positives: Tensor, step: int, rng: torch.Generator) -> StepResult:
         """Loss of ``(rows,)`` user–item pairs."""
@@ -77,7 +77,7 @@ class StepComputer:
         lengths = self._indptr[users + 1] - self._indptr[users]
         starts = torch.cumsum(lengths, 0) - lengths
         within = torch.arange(int(lengths.sum())) - torch.repeat_interleave(starts, lengths)
-        positives = self._items[torch.repeat_interleave(self._indptr[users], lengths) + within]
+        positives = self._items[torch.repeat_interleave(self._indptr[users], lengths) + within].long()
         drawn = self.sampler.draw(users, positives, rng)
         encoded = self.model.encode(step, rng)
         if self.config.negatives.name == "all":

@@ -22,7 +22,7 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
 #: Columns with pictures, and titles, in an item table.
 COVER_NAMES = ("cover", "posterjpeg", "coverjpeg", "poster", "image", "imagebytes", "jpeg", "thumbnail")
 TITLE_NAMES = ("title", "movietitle", "itemtitle", "videotitle", "name", "itemname", "productname")
-FLAGS = {role: f"--{role}-column" for role in COMMON_NAMES}
+FLAGS = {role: f"--{role}" for role in COMMON_NAMES}
 #: Columns that say which part a row belongs to, and how the parts are called in them.
 LABEL_NAMES = ("xlabel", "split")
 LABELS = {

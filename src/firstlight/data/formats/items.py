@@ -29,7 +29,7 @@ def find_item_column(columns: Sequence[str], wanted: str | None, path: Path) -> 
         raise InputError(
             f"cannot tell which column holds the item ids; columns found: {', '.join(columns)}",
             path=path,
-            hint="name it with --item-column",
+            hint="name it with --item",
         )
     return found
 

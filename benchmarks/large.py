@@ -42,7 +42,9 @@ def generate(n_users: int, n_items: int, n_pairs: int, seed: int = 0) -> Interac
 
 def main() -> None:
     """Generate, train, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=100_000_000)

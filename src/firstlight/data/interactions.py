@@ -73,7 +73,11 @@ class Interactions:
         users = np.asarray(users)
         items = np.asarray(items)
         n = len(users)
-        if len(items) != n or (times is not None and len(times) != n) or (values is not None and len(values) != n):
+        if (
+            len(items) != n
+            or (times is not None and len(times) != n)
+            or (values is not None and len(values) != n)
+        ):
             raise ValueError("users, items, times and values must have the same length")
         if n and (users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items):
             raise ValueError("a user or item row is out of range")
@@ -171,8 +175,8 @@ class Interactions:
             items[first],
             self.n_users,
             self.n_items,
-            np.concatenate([self.times, other.times])[first] if both_times else None,  # type: ignore[list-item]
-            np.concatenate([self.values, other.values])[first] if both_values else None,  # type: ignore[list-item]
+            np.concatenate([self.times, other.times])[first] if both_times else None,
+            np.concatenate([self.values, other.values])[first] if both_values else None,
         )
 
     def content_hash(self) -> str:

@@ -86,7 +86,9 @@ class BipartitePropagation:
         item_indptr = np.zeros(n_items + 1, np.int64)
         np.cumsum(item_degrees, out=item_indptr[1:])
         # Rows without a pair are empty: their degree never divides anything.
-        weights = np.maximum(degrees, 1)[users] ** -user_power * np.maximum(item_degrees, 1)[items] ** -item_power
+        weights = (
+            np.maximum(degrees, 1)[users] ** -user_power * np.maximum(item_degrees, 1)[items] ** -item_power
+        )
         values = weights.astype(np.float32)
         self.to_users = _compressed(indptr, items, values)
         self.to_items = _compressed(item_indptr, users[by_item], values[by_item])

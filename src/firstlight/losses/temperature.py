@@ -47,6 +47,11 @@ class TemperatureConfig(BaseModel):
     warmup_epochs: int = Field(5, ge=0)
     """Epochs with the assumed gap of .7, since at random initialisation the gap is zero. Released: 100."""
 
+    updates: Literal["every-epoch", "once"] = "every-epoch"
+    """Whether τ₀ follows the vectors every epoch after the warm-up (paper), or is set once. The rule chases itself:
+    a sharper softmax is content with a smaller gap, which asks for a still sharper one, and the other way round;
+    set once, it cannot run away."""
+
     tau_min: float = Field(0.02, gt=0)
     """Floor of the global τ₀: a gap that is still almost zero would ask for an endlessly sharp softmax."""
 
@@ -206,7 +211,8 @@ class AdaptiveTemperature(Temperature):
 
     def start_epoch(self, epoch: int, vectors: Vectors) -> None:
         """Set w₀ from the evaluation-mode vectors; the previous w₀ stays where the rule has no answer."""
-        if epoch < self.config.warmup_epochs:
+        warmup = self.config.warmup_epochs
+        if epoch < warmup or (self.config.updates == "once" and epoch > warmup):
             return
         users, items = vectors()
         w = global_inverse_temperature(users, items, self.statistics, self.config.form)

@@ -34,7 +34,7 @@ _COMMON = (
     # Matrices this small gain little from a second thread and lose much where the machine is busy.
     "training.threads=1",
     "model.user_dropout=0.3",
-    # With few items per user the paper's τ₀ comes out too small (docs/methods/adap-tau.md); half of w₀ is better.
+    # On a catalogue this small the paper's rule makes τ too small; half of w₀ does better (docs/methods/adap-tau.md).
     "temperature.gain=0.5",
 )
 #: Label -> arguments of :func:`firstlight.training.config.build_config`.

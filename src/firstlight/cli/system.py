@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -240,11 +241,13 @@ def _draw_demo(target: Console, value: dict[str, Any]) -> None:
     draw_pairs(target, places, title=f"Done in {value['seconds']:.0f} s. Where things are:")
     if not value["pictures"]:
         target.print("  for pictures: pip install 'firstlight[plot]', then run the demo again")
-    mf = next(iter(path for path in value["runs"].values() if path.name == "mf"), None)
+    runs = [str(path) for path in value["runs"].values()]
+    # Run from a virtual environment that is not active, as `make demo` does, the bare name would not be found.
+    program = "firstlight" if shutil.which("firstlight") else sys.argv[0]
     target.print()
     target.print("Try next:", style="bold")
-    target.print(f"  firstlight recommend {mf} --users u0007 -k 5")
-    target.print(f"  firstlight compare {' '.join(str(path) for path in value['runs'].values())}")
+    target.print(f"  {program} recommend {runs[-1]} --users u0007 -k 5")
+    target.print(f"  {program} compare {' '.join(runs)}")
 
 
 def out_of(runs: dict[str, Path]) -> str:

@@ -6,9 +6,8 @@
 #
 # Settings:
 #   PYTHON=python3.12             the interpreter for .venv (3.11 or newer; found by itself if not given)
-#   TORCH="torch==2.13.0"         another torch build. For the small CPU-only one on Linux:
-#                                 PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
-#                                   make demo TORCH="torch==2.13.0+cpu"
+#   TORCH="torch==2.13.0"         another torch build, e.g. TORCH="torch==2.13.0+cpu" with PIP_EXTRA_INDEX_URL set to
+#                                 PyTorch's index of CPU builds (the small one on Linux)
 #   VENV=.venv                    where the virtual environment goes
 #   DEMO_OUT=demo-out             where the demo writes
 #   PYTEST_ARGS="-k split -x"     more arguments for pytest

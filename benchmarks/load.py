@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from machine import publish
+
 STEP = 1_000_000
 SELF = str(Path(__file__).resolve())
 
@@ -97,20 +99,7 @@ def main() -> None:
         folder = Path(name)
         common = ["--rows", str(chosen.rows), "--ids", chosen.ids]
         subprocess.run([sys.executable, SELF, "--generate", name, *common], check=True)
-        print(f"{chosen.rows:,} rows, {chosen.ids} as ids")
-        heads = {
-            "file": -14,
-            "MB": 7,
-            "pairs": 13,
-            "users": 10,
-            "items": 9,
-            "seconds": 9,
-            "CPU s": 8,
-            "peak GB": 9,
-        }
-        print(
-            "".join(head.ljust(-width) if width < 0 else head.rjust(width) for head, width in heads.items())
-        )
+        rows = []
         for path, file in (
             (folder / "log.csv",) * 2,
             (folder / "log.parquet",) * 2,
@@ -120,11 +109,26 @@ def main() -> None:
                 [sys.executable, SELF, "--measure", str(path)], check=True, capture_output=True, text=True
             )
             taken = json.loads(done.stdout)
-            print(
-                f"{file.name:<14}{file.stat().st_size / 1e6:>7.0f}{taken['pairs']:>13,}{taken['users']:>10,}"
-                f"{taken['items']:>9,}{taken['seconds']:>9.1f}{taken['cpu_seconds']:>8.1f}"
-                f"{taken['peak_bytes'] / 1e9:>9.2f}"
+            rows.append(
+                [
+                    file.name,
+                    f"{file.stat().st_size / 1e6:.0f}",
+                    f"{taken['pairs']:,}",
+                    f"{taken['users']:,}",
+                    f"{taken['items']:,}",
+                    f"{taken['seconds']:.1f}",
+                    f"{taken['cpu_seconds']:.1f}",
+                    f"{taken['peak_bytes'] / 1e9:.2f}",
+                ]
             )
+    publish(
+        "speed",
+        f"load_{chosen.ids}",
+        f"Reading {chosen.rows:,} rows with string ids",
+        ["file", "MB", "pairs", "users", "items", "seconds", "CPU s", "peak GB"],
+        rows,
+        "Each file in a process of its own, from the import of firstlight to the finished dataset; two cores.",
+    )
     return None
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FIRSTLIGHT_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -57,3 +60,27 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     print(f"\n{title}")
     for row in cells:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def provenance() -> dict[str, object]:
+    """What has to stand beside a committed number: command, commit, machine."""
+    from firstlight.training.run_folder import environment
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return {"command": command, "commit": commit.stdout.strip(), "machine": environment()}
+
+
+def publish(
+    folder: str, name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[object]], note: str
+) -> None:
+    """Print a table and write it to ``results/folder/name.json``, where ``render_results.py`` finds it."""
+    from firstlight.core.files import write_json
+
+    table(title, header, rows)
+    print(f"  {note}")
+    cells = [[str(cell) for cell in row] for row in rows]
+    record = {"title": title, "header": list(header), "rows": cells, "note": note, **provenance()}
+    write_json(ROOT / "results" / folder / f"{name}.json", record)

@@ -10,17 +10,13 @@ under results/paper/, which ``render_results.py`` turns into a table.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import DATA
+from machine import DATA, publish
 
-from firstlight.core.files import write_json
 from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import read_dataset
@@ -31,9 +27,8 @@ from firstlight.evaluation.ranking import evaluate_ranking
 from firstlight.losses.temperature import AdaptiveUserTemperature
 from firstlight.training.config import build_config
 from firstlight.training.loop import Phase
-from firstlight.training.run_folder import ModelScorer, environment
+from firstlight.training.run_folder import ModelScorer
 
-ROOT = Path(__file__).resolve().parents[1]
 FAST = [
     "training.precision=bfloat16",
     "training.lr=3e-3",
@@ -255,22 +250,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
     for name in options.experiments:
-        started = time.perf_counter()
-        record = EXPERIMENTS[name]()
-        record |= {
-            "command": f"python benchmarks/paper_experiments.py {name} --threads {options.threads}",
-            "commit": commit.stdout.strip(),
-            "seed": 0,
-            "machine": environment(),
-            "wall_seconds": round(time.perf_counter() - started, 1),
-        }
-        write_json(ROOT / "results" / "paper" / f"{name}.json", record)
-        for row in record["rows"]:
-            print(" | ".join(map(str, row)), flush=True)
+        found = EXPERIMENTS[name]()
+        publish("paper", name, found["title"], found["header"], found["rows"], found["note"])
 
 
 if __name__ == "__main__":

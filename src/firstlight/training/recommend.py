@@ -133,7 +133,10 @@ def _write_parquet(tables: Iterator[pl.DataFrame], path: Path) -> int:
         for index, table in enumerate(tables):
             table.write_parquet(Path(folder) / f"{index:09d}.parquet")
             count += len(table)
-        pl.scan_parquet(Path(folder) / "*.parquet").sink_parquet(path)
+        if count:
+            pl.scan_parquet(Path(folder) / "*.parquet").sink_parquet(path)
+    if not count:
+        raise InputError("there is nobody to recommend to", path=path, hint="the list of ids is empty")
     return count
 
 

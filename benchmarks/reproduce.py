@@ -29,7 +29,19 @@ from firstlight.training.run_folder import environment
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"gowalla": "gowalla", "movielens": "movielens-adaptau"}
 METHODS: dict[str, dict[str, Any]] = {
-    "bpr": {"loss": "bpr"},
+    # The paper's "no norm" row: inner products, one uniform negative a pair, l2.
+    "bpr": {
+        "loss": "bpr",
+        "temperature": "fixed:1",
+        "negatives": "uniform",
+        "overrides": [
+            "negatives.count=1",
+            "model.normalise=none",
+            "model.user_dropout=0",
+            "model.init=xavier",
+            "model.l2=1e-4",
+        ],
+    },
     "fixed-tau": {"loss": "softmax", "temperature": "fixed"},
     "learned-tau": {"loss": "softmax", "temperature": "learned"},
     "learned-user-tau": {"loss": "softmax", "temperature": "learned-user"},
@@ -82,7 +94,8 @@ def say(name: str, /, **values: Any) -> None:
 def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list[str]) -> None:
     """Run or resume one job and write its JSON."""
     changes = [f"training.threads={threads}", "training.track_test=true", *overrides]
-    config = build_config(recipe=job["recipe"], **job["parts"], overrides=changes, seed=seed)
+    parts = {**job["parts"], "overrides": [*job["parts"].get("overrides", []), *changes]}
+    config = build_config(recipe=job["recipe"], seed=seed, **parts)
     out = ROOT / "runs" / f"{name}-s{seed}"
     started = time.perf_counter()
     resume = out.exists()

@@ -27,6 +27,10 @@ class LightGCNConfig(EmbeddingConfig):
     message_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of elements that training sets to zero after each hop (released Adap-τ: .1 on Yelp, else 0)."""
 
+    plain_steps: int = Field(0, ge=0)
+    """Training steps at the start that leave propagation out (K = 0): matrix factorisation, at a tenth of the
+    price of a step, finds the coarse structure first. The paper and its code propagate from the first step (0)."""
+
     scoring: Literal["trained", "dot"] = "trained"
     """Whether ranking uses the space of training (cosine), or, as released, the inner product of the
     un-normalised vectors, where the length of an item's vector counts."""
@@ -43,7 +47,9 @@ class LightGCN(EmbeddingModel):
         self.hop = BipartitePropagation(train.indptr, train.items, train.n_items)
 
     def encode(self, step: int, rng: torch.Generator | None) -> Encoded:
-        """Propagate all users and items once."""
+        """Propagate all users and items once, unless a training step falls into the plain start."""
+        if rng is not None and step < self.config.plain_steps:
+            return Encoded(None, None, rng)
         users: Tensor = self.user_table
         items: Tensor = self.item_table
         sum_users, sum_items = users, items

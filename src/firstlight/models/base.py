@@ -46,6 +46,11 @@ class EmbeddingConfig(ModelConfig):
     """Start of the vectors: Xavier-uniform as released, or the leading singular vectors of the normalised
     adjacency, scaled to the same mean square."""
 
+    init_norm: float | None = Field(None, gt=0)
+    """Root-mean-square length of the vectors at the start; None leaves Xavier's (about .065 for Gowalla), as
+    released. Under a cosine a step turns a vector by about learning rate / length, so a tiny start is forgotten
+    within a few steps: a spectral start needs a length near one to be worth anything."""
+
     l2: float = Field(0.0, ge=0)
     """Weight of ½(‖e_u‖² + ‖e_i‖² + Σ_j ‖e_j‖²)/batch over the raw rows of a step, as released. With cosines it
     does not change the loss; it bounds the norms and so keeps the effective learning rate up."""
@@ -133,6 +138,9 @@ class EmbeddingModel(Recommender):
                 table.uniform_(-bound, bound, generator=rng)
             if config.init == "spectral":
                 _spectral_start(self.user_table, self.item_table, train, rng)
+            if config.init_norm is not None:
+                for table in (self.user_table, self.item_table):
+                    table.mul_(config.init_norm / table.square().sum(dim=1).mean().sqrt())
 
     def encode(self, step: int, rng: torch.Generator | None) -> Encoded:
         """Prepare a training step (``rng`` given) or an evaluation (None): nothing, for plain tables."""

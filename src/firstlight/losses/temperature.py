@@ -35,7 +35,7 @@ class TemperatureConfig(BaseModel):
     """τ of ``fixed``, and the start of ``learned`` and ``learned-user``."""
 
     form: Literal["mean", "variance", "mass", "held-out"] = "held-out"
-    """How τ₀ is found, where gap = μ₊ − μ. ``mean`` is w₀ = C/(μ₊ − μ), the paper's final closed form and the released code's;
+    """How τ₀ is found. ``mean`` is w₀ = C/(μ₊ − μ), the paper's final closed form and the released code's;
     ``variance`` is the paper's second-order form before the variances are taken as equal; ``mass`` solves the
     condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users;
     ``held-out`` (ours, the default) is ``mean`` with μ₊ measured on pairs that training does not see: memorised
@@ -43,7 +43,8 @@ class TemperatureConfig(BaseModel):
     and Recall@20 .2666, the closed form at .20 and .2629, the best fixed τ (.16) at .2692 (RESULTS.md)."""
 
     held_out_share: float = Field(0.02, gt=0, lt=0.5)
-    """Share of training pairs that ``form: held-out`` keeps back from the loss and the graph."""
+    """Share of training pairs that ``form: held-out`` keeps back from the loss and the graph; more, up to a tenth,
+    where that would be fewer than a thousand pairs."""
 
     warmup_epochs: int = Field(5, ge=0)
     """Epochs with the assumed gap of .7, since at random initialisation the gap is zero. Released: 100."""
@@ -278,6 +279,8 @@ def global_inverse_temperature(
     Returns:
         w₀, or None where the rule has no answer: no gap yet (μ₊ ≤ μ), or nothing finite.
     """
+    if len(statistics.pair_users) == 0:
+        return None
     kept = users[statistics.users].double()
     center = items.double().mean(dim=0)
     mean = float((kept @ center).mean())

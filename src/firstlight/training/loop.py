@@ -86,8 +86,10 @@ class Phase:
         statistics = TemperatureStatistics.from_pairs(
             *_pairs(train), train.n_users, train.n_items, config.temperature.degree_quantile
         )
-        if config.temperature.form == "held-out":
-            train, held_out = carve_validation(train, config.temperature.held_out_share, config.seed)
+        if config.temperature.name.startswith("adaptive") and config.temperature.form == "held-out":
+            # A mean over a thousand pairs is steady; a small log gives up to a tenth of its pairs for it.
+            share = max(config.temperature.held_out_share, min(0.1, 1000 / max(1, train.n_pairs)))
+            train, held_out = carve_validation(train, share, config.seed)
             statistics = statistics.measured_on(*_pairs(held_out))
         self.train = train
         users, items = _pairs(train)

@@ -54,6 +54,10 @@ class TemperatureConfig(BaseModel):
     a sharper softmax is content with a smaller gap, which asks for a still sharper one, and the other way round;
     set once, it cannot run away."""
 
+    min_gap: float = Field(0.35, ge=0)
+    """A gap smaller than this counts as no answer yet, and the previous τ₀ stays: vectors that are hardly trained,
+    or data that can hardly be learned, would ask for an endlessly sharp softmax. Released: 0."""
+
     tau_min: float = Field(0.02, gt=0)
     """Floor of the global τ₀: a gap that is still almost zero would ask for an endlessly sharp softmax."""
 
@@ -217,7 +221,7 @@ class AdaptiveTemperature(Temperature):
         if epoch < warmup or (self.config.updates == "once" and epoch > warmup):
             return
         users, items = vectors()
-        w = global_inverse_temperature(users, items, self.statistics, self.config.form)
+        w = global_inverse_temperature(users, items, self.statistics, self.config.form, self.config.min_gap)
         if w is not None:
             self._set(w)
 
@@ -266,7 +270,7 @@ class AdaptiveUserTemperature(AdaptiveTemperature):
 
 
 def global_inverse_temperature(
-    users: Tensor, items: Tensor, statistics: TemperatureStatistics, form: str = "mean"
+    users: Tensor, items: Tensor, statistics: TemperatureStatistics, form: str = "mean", min_gap: float = 0.0
 ) -> float | None:
     """w₀ from the gap between positives and all pairs (paper eq. 10 and 11; specs §2.2).
 
@@ -275,9 +279,10 @@ def global_inverse_temperature(
         items: ``(n_items, dim)`` normalised.
         statistics: Counts of the training log.
         form: See :attr:`TemperatureConfig.form`.
+        min_gap: See :attr:`TemperatureConfig.min_gap`.
 
     Returns:
-        w₀, or None where the rule has no answer: no gap yet (μ₊ ≤ μ), or nothing finite.
+        w₀, or None where the rule has no answer: no gap yet (μ₊ − μ below ``min_gap``), or nothing finite.
     """
     if len(statistics.pair_users) == 0:
         return None
@@ -288,7 +293,7 @@ def global_inverse_temperature(
     stride = 1 + len(statistics.pair_users) // 4_000_000
     positive = _pair_scores(users, items, statistics.pair_users[::stride], statistics.pair_items[::stride])
     gap = float(positive.mean()) - mean
-    if not math.isfinite(gap) or gap <= 1e-6:
+    if not math.isfinite(gap) or gap <= max(1e-6, min_gap):
         return None
     if form == "mass":
         return _half_mass(users, items, statistics)

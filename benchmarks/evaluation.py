@@ -178,7 +178,7 @@ def main() -> None:
         f"Exact evaluation of all {dataset.n_users:,} Gowalla users, top 50, all metrics",
         ["", "wall s", "× bare product", "× bare product, a thread a block", "CPU s"],
         rows,
-        f"{chosen.threads} threads, dim {users.shape[1]}, medians of {chosen.rounds} rounds, ratios within a round. Peak "
+        f"{chosen.threads} threads, dim {users.shape[1]}, medians of {chosen.rounds} rounds. Peak "
         f"memory of ours: {above} MB above the {before} MB that stood after loading.",
     )
 

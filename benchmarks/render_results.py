@@ -123,7 +123,7 @@ def row(name: str, records: list[dict[str, Any]], published: dict[str, tuple[flo
 def table(title: str, rows: list[list[str]], header: list[str] | None = None) -> str:
     """A markdown table."""
     header = header or [
-        "loss", "τ", "ours, honest", "ours, on test", "published", "epochs found of allowed", "refit, min (all epochs)", "seeds",
+        "loss", "τ", "ours, honest", "ours, on test", "published", "epochs found of allowed", "refit, min", "seeds",
     ]  # fmt: skip
     lines = [title, "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])

@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
             "model.normalise=none",
             "model.user_dropout=0",
             "model.init=xavier",
+            "model.init_norm=null",
             "model.l2=1e-4",
         ],
     },
@@ -97,6 +98,10 @@ def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list
     parts = {**job["parts"], "overrides": [*job["parts"].get("overrides", []), *changes]}
     config = build_config(recipe=job["recipe"], seed=seed, **parts)
     out = ROOT / "runs" / f"{name}-s{seed}"
+    target = ROOT / "results" / "quality" / f"{name}-s{seed}.json"
+    if target.exists() and (out / "result.json").exists():
+        print(f"{name} seed {seed} is done: {target}")
+        return
     started = time.perf_counter()
     resume = out.exists()
     dataset = read_dataset(DATA / FOLDERS[job["data"]])
@@ -111,7 +116,7 @@ def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list
         "wall_seconds": round(time.perf_counter() - started, 1),
         "result": result,
     }
-    write_json(ROOT / "results" / "quality" / f"{name}-s{seed}.json", record)
+    write_json(target, record)
     found, metrics = result["found"], result["metrics"]
     print(
         f"{name} seed {seed}: {metrics['recall@20']:.4f}/{metrics['ndcg@20']:.4f} at epoch {found['epochs']}",

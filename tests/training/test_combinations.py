@@ -189,3 +189,68 @@ def test_dense_rows_follow_torch_adam():
             ((parameter - step) ** 2).sum().backward()
             optimiser.step()
     assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["training.batch=users", "loss.name=bpr"],
+        ["training.batch=users", "loss.positive_in_denominator=true"],
+        ["training.batch=users", "negatives.name=in-batch"],
+        ["negatives.name=all", "negatives.mask_positives=true"],
+        ["negatives.name=shared", "negatives.logq=true"],
+        ["evaluation.ks=[20,20]"],
+        ["evaluation.ks=[0]"],
+        ["training.metric=gini@20"],
+        ["model.dim=[1"],
+    ],
+)
+def test_settings_that_would_not_mean_what_they_say_are_refused(changes):
+    with pytest.raises(InputError):
+        build_config(overrides=changes)
+
+
+def test_a_loss_named_alone_has_a_fixed_temperature():
+    assert build_config(loss="softmax").temperature.name == "fixed"
+    assert build_config(loss="bpr").temperature.name == "fixed"
+    assert build_config().temperature.name == "adaptive-user"
+    assert build_config(loss="softmax", temperature="adaptive").temperature.name == "adaptive"
+
+
+def test_a_last_batch_of_one_pair_has_no_in_batch_negative_and_no_harm():
+    log = random_log(12, 15, 40)
+    config = build_config(
+        negatives="in-batch", temperature="adaptive-user", overrides=[*SMALL, "temperature.form=mean"]
+    )
+    rows = torch.tensor([0])
+    phase = Phase("train", config, log, epochs=1)
+    before = phase.model.user_table.detach().clone()
+    result = phase.computer.pairs(rows, rows, 0, torch_stream(0))
+    result.total.backward()
+    phase.optimiser.step()
+    assert result.ranking == 0.0
+    assert torch.equal(phase.model.user_table, before)
+    assert float(phase.temperature.loss_count.sum()) == 0
+
+
+def test_pairs_kept_back_for_the_gap_are_not_the_validation_pairs():
+    from firstlight.data.split import carve_validation
+
+    log = random_log(200, 150, 4000)
+    _, valid = carve_validation(log, 0.1, 0)
+    phase = Phase("train", build_config(loss="adap-tau", overrides=SMALL), log, epochs=1)
+    kept_back = {(u, i) for u, i in zip(log.users.tolist(), log.items.tolist(), strict=True)}
+    kept_back -= set(zip(phase.train.users.tolist(), phase.train.items.tolist(), strict=True))
+    validation = set(zip(valid.users.tolist(), valid.items.tolist(), strict=True))
+    assert kept_back
+    assert len(kept_back & validation) < 0.5 * len(kept_back)
+
+
+def test_never_clicked_items_do_not_move_the_temperature():
+    log = random_log(30, 20, 200)
+    more = type(log)(log.indptr, log.items, 60)
+    constants = [
+        Phase("train", build_config(overrides=SMALL), x, epochs=1).temperature.statistics for x in (log, more)
+    ]
+    assert constants[0].constant == constants[1].constant
+    assert len(constants[1].items) == len(set(log.items.tolist()))

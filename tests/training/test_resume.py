@@ -106,6 +106,31 @@ def test_other_protocols_resume_too(tmp_path, selection):
     same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("model", ["mf", "lightgcn", "item-knn", "popularity"])
+@pytest.mark.parametrize("refit", ["true", "false"])
+def test_a_run_read_back_measures_what_it_reported(tmp_path, model, refit):
+    from firstlight.evaluation.ranking import evaluate_ranking
+
+    config = build_config(
+        model=model, overrides=[*SMALL, f"training.refit={refit}"] if "k" not in model else []
+    )
+    result = train(dataset(), config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    seen = [run.seen, *([run.parts["valid"]] if "valid" in run.parts else [])]
+    again = evaluate_ranking(run.scorer, run.parts["test"], seen).metrics
+    for name in ("recall@20", "ndcg@10", "mrr@50"):
+        assert again[name] == result["metrics"][name]
+    assert run.per_user["user_id"].to_list() == [f"u{u}" for u in run.per_user["user"]]
+
+
+def test_resume_never_writes_into_a_folder_that_is_no_run(tmp_path):
+    write_dataset(dataset(), tmp_path / "data")
+    before = (tmp_path / "data" / "dataset.json").read_bytes()
+    with pytest.raises(InputError, match="not a run"):
+        train(dataset(), build_config(overrides=SMALL), tmp_path / "data", resume=True)
+    assert (tmp_path / "data" / "dataset.json").read_bytes() == before
+
+
 def test_finished_runs_are_returned_and_others_refused(tmp_path):
     config = build_config(overrides=SMALL)
     first = train(dataset(), config, tmp_path / "run")

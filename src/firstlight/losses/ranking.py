@@ -39,7 +39,7 @@ class RankingLoss(NamedTuple):
     Attributes:
         per_row: ``(rows,)`` differentiable losses.
         at_tau_one: ``(rows,)`` the softmax loss at temperature one, detached, where asked for: what per-user
-            temperatures watch (paper eq. 13: L(u)).
+            temperatures watch (paper eq. 13: L(u)); −inf for a row without any negative.
     """
 
     per_row: Tensor
@@ -96,4 +96,6 @@ def ranking_loss(
         lse = torch.logaddexp(lse, w_negative * positive)
     weight = config.negative_weight if config.name == "bsl" else 1.0
     watched = None if at_one is None else at_one - positive.detach()
-    return RankingLoss(weight * lse - attraction, watched)
+    # A row without any negative (the only pair of a batch, a user who knows all candidates) has nothing to learn.
+    contrasted = lse > -torch.inf
+    return RankingLoss(torch.where(contrasted, weight * lse - attraction, 0.0), watched)

@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from firstlight.core.logsumexp import score_log_sum_exp
 from firstlight.losses.lambert import lambert_w
 
 #: The gap between the mean cosine of positives and of all pairs that the released code assumes at first.
@@ -96,7 +97,9 @@ class TemperatureStatistics:
         users: ``(n_kept,)`` kept users (degree above the quantile).
         pair_users: ``(n_kept_pairs,)`` user of each kept pair.
         pair_items: ``(n_kept_pairs,)`` item of each kept pair.
-        constant: C = log(n·m / (2|D|)) over the kept part, m counting all items.
+        constant: C = log(n·m / (2|D|)) over the kept part, m counting all warm items.
+        items: ``(m,)`` warm items, those with a training pair: vectors of the others are noise, and an item that is
+            held out as cold must not be part of anything fitted. The published data have warm items only.
     """
 
     n_users: int
@@ -104,6 +107,7 @@ class TemperatureStatistics:
     pair_users: Tensor
     pair_items: Tensor
     constant: float
+    items: Tensor
 
     @classmethod
     def from_pairs(
@@ -130,8 +134,9 @@ class TemperatureStatistics:
             kept = degrees > 0
         inside = kept[users]
         n_kept, n_pairs = int(kept.sum()), int(inside.sum())
-        constant = math.log(0.5) + math.log(n_kept * n_items) - math.log(n_pairs)
-        return cls(n_users, kept.nonzero()[:, 0], users[inside], items[inside], constant)
+        warm = torch.bincount(items, minlength=n_items).nonzero()[:, 0]
+        constant = math.log(0.5) + math.log(n_kept * len(warm)) - math.log(n_pairs)
+        return cls(n_users, kept.nonzero()[:, 0], users[inside], items[inside], constant, warm)
 
     def measured_on(self, users: Tensor, items: Tensor) -> TemperatureStatistics:
         """The same counts, with μ₊ taken over other pairs ``(n,)``, those of kept users."""
@@ -156,7 +161,14 @@ class Temperature(nn.Module):
         self.config = config
         self.statistics = statistics
         self.register_buffer("w", torch.tensor(1 / config.tau, dtype=torch.float64))
+        self.register_buffer("updates", torch.tensor(0))
         self.w: Tensor
+        self.updates: Tensor
+
+    @property
+    def updates_made(self) -> int:
+        """How often τ₀ has been set from the vectors: 0 says that an adaptive rule had no answer yet."""
+        return int(self.updates)
 
     def start_epoch(self, epoch: int, vectors: Vectors) -> None:
         """Recompute what is fixed within an epoch; ``vectors`` is only called where it is needed."""
@@ -224,6 +236,7 @@ class AdaptiveTemperature(Temperature):
         w = global_inverse_temperature(users, items, self.statistics, self.config.form, self.config.min_gap)
         if w is not None:
             self._set(w)
+            self.updates += 1
 
 
 class AdaptiveUserTemperature(AdaptiveTemperature):
@@ -287,7 +300,8 @@ def global_inverse_temperature(
     if len(statistics.pair_users) == 0:
         return None
     kept = users[statistics.users].double()
-    center = items.double().mean(dim=0)
+    warm = items if len(statistics.items) == len(items) else items[statistics.items]
+    center = warm.double().mean(dim=0)
     mean = float((kept @ center).mean())
     # Every pair counts up to four million; beyond, an even subset fixes the mean to four digits and more.
     stride = 1 + len(statistics.pair_users) // 4_000_000
@@ -296,12 +310,12 @@ def global_inverse_temperature(
     if not math.isfinite(gap) or gap <= max(1e-6, min_gap):
         return None
     if form == "mass":
-        return _half_mass(users, items, statistics)
+        return _half_mass(users, items, warm, statistics)
     closed = statistics.constant / gap
     if form in ("mean", "held-out"):
         return closed
     # Exact second moment over all kept pairs from the (dim, dim) Gram matrix: mean (u·v)² = mean uᵀGu.
-    gram = items.double().T @ items.double() / len(items)
+    gram = warm.double().T @ warm.double() / len(warm)
     variance = float(((kept @ gram) * kept).sum(dim=1).mean()) - mean**2
     spread = float(positive.var(correction=0)) - variance
     root = gap**2 + 2 * spread * statistics.constant
@@ -321,7 +335,9 @@ def _pair_scores(users: Tensor, items: Tensor, rows: Tensor, columns: Tensor) ->
     return torch.cat(parts)
 
 
-def _half_mass(users: Tensor, items: Tensor, statistics: TemperatureStatistics, sample: int = 256) -> float:
+def _half_mass(
+    users: Tensor, items: Tensor, warm: Tensor, statistics: TemperatureStatistics, sample: int = 256
+) -> float:
     """The w at which the positives of the sampled users hold half of their softmax mass on average."""
     step = max(1, len(statistics.users) // sample)
     chosen = statistics.users[::step][:sample]
@@ -329,12 +345,11 @@ def _half_mass(users: Tensor, items: Tensor, statistics: TemperatureStatistics, 
     slot[chosen] = torch.arange(len(chosen))
     inside = slot[statistics.pair_users] >= 0
     rows, columns = slot[statistics.pair_users[inside]], statistics.pair_items[inside]
-    scores = users[chosen] @ items.T
-    held = scores[rows, columns]
+    held = _pair_scores(users[chosen], items, rows, columns)
     low, high = 1e-2, 1e3
     for _ in range(30):
         w = math.sqrt(low * high)
-        share = (w * held - torch.logsumexp(w * scores, dim=1)[rows]).exp()
+        share = (w * held - score_log_sum_exp(users[chosen] * w, warm)[0].double()[rows]).exp()
         if float(share.sum()) / len(chosen) < 0.5:
             low = w
         else:

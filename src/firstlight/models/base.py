@@ -8,7 +8,7 @@ Training talks to a model through four calls: ``encode`` once a step, ``vectors`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -101,9 +101,18 @@ class Recommender(nn.Module):
     #: Whether there is anything to train by gradient descent.
     trainable: ClassVar[bool] = True
 
-    def __init__(self, config: ModelConfig, train: Interactions) -> None:
+    def __init__(self, config: ModelConfig, train: Interactions, rng: torch.Generator | None = None) -> None:
         super().__init__()
         self.n_users, self.n_items = train.n_users, train.n_items
+        #: The log that the model was built on: a graph model must be rebuilt on exactly this one.
+        self.log = train
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
+        """A trained model again, from its config, the log it was built on and its tensors."""
+        model = cls(config, log, torch.Generator())
+        model.load_state_dict(state)
+        return model
 
     def user_vectors(self) -> Tensor:
         """``(n_users, dim)`` in scoring space, detached."""
@@ -127,8 +136,12 @@ class EmbeddingModel(Recommender):
 
     Config = EmbeddingConfig
 
-    def __init__(self, config: EmbeddingConfig, train: Interactions, rng: torch.Generator) -> None:
+    def __init__(
+        self, config: EmbeddingConfig, train: Interactions, rng: torch.Generator | None = None
+    ) -> None:
         super().__init__(config, train)
+        if rng is None:
+            raise ValueError("a model with tables needs a random stream for their start")
         self.config = config
         self.user_table = nn.Parameter(torch.empty(train.n_users, config.dim))
         self.item_table = nn.Parameter(torch.empty(train.n_items, config.dim))
@@ -141,6 +154,13 @@ class EmbeddingModel(Recommender):
             if config.init_norm is not None:
                 for table in (self.user_table, self.item_table):
                     table.mul_(config.init_norm / table.square().sum(dim=1).mean().sqrt())
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
+        """As the base; the costly start is skipped, since every tensor is overwritten."""
+        model = super().from_state(config.model_copy(update={"init": "xavier"}), log, state)
+        model.config = config  # type: ignore[assignment]
+        return model
 
     def encode(self, step: int, rng: torch.Generator | None) -> Encoded:
         """Prepare a training step (``rng`` given) or an evaluation (None): nothing, for plain tables."""
@@ -196,9 +216,10 @@ class EmbeddingModel(Recommender):
 
     @torch.no_grad()
     def training_space(self) -> tuple[Tensor, Tensor]:
-        """Evaluation-mode vectors as the loss sees them: what temperature policies measure."""
+        """Evaluation-mode vectors as the loss sees them, detached."""
         encoded = self.encode(0, None)
-        return self.vectors(encoded, torch.arange(self.n_users), None)
+        users, items = self.vectors(encoded, torch.arange(self.n_users), None)
+        return users.detach(), items.detach()
 
     @torch.no_grad()
     def vectors_for_scoring(self) -> tuple[Tensor, Tensor]:
@@ -237,8 +258,3 @@ def _spectral_start(users: Tensor, items: Tensor, train: Interactions, rng: torc
         # A little of the random start stays: rows without a pair and padded columns must not be zero.
         table.mul_(0.05)
         table[:, :rank] += vectors * (scale / vectors.square().mean().sqrt())
-
-
-def keyword_config(config: ModelConfig) -> dict[str, Any]:
-    """A model's config as plain values, for files and tables."""
-    return config.model_dump(mode="json")

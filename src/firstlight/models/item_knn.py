@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
+
+#: Scores, or steps of the walk, that are held at once.
+_BLOCK = 8 * 2**20
 
 
 class ItemKNNConfig(ModelConfig):
@@ -33,19 +36,36 @@ class ItemKNN(Recommender):
     trainable = False
 
     def __init__(
-        self, config: ItemKNNConfig, train: Interactions, rng: torch.Generator | None = None
+        self,
+        config: ItemKNNConfig,
+        train: Interactions,
+        rng: torch.Generator | None = None,
+        *,
+        count: bool = True,
     ) -> None:
         super().__init__(config, train)
         self.config = config
-        neighbours, weights = _neighbours(train, config)
-        self.register_buffer("neighbours", torch.from_numpy(neighbours))
-        self.register_buffer("weights", torch.from_numpy(weights))
+        k = min(config.neighbours, train.n_items)
+        self.register_buffer("neighbours", torch.zeros(train.n_items, k, dtype=torch.int64))
+        self.register_buffer("weights", torch.zeros(train.n_items, k))
         self.register_buffer("indptr", torch.from_numpy(train.indptr.copy()))
         self.register_buffer("history", torch.from_numpy(train.items.astype(np.int64)))
         self.neighbours: Tensor
         self.weights: Tensor
         self.indptr: Tensor
         self.history: Tensor
+        if count:
+            neighbours, weights = _neighbours(train, config)
+            self.neighbours.copy_(torch.from_numpy(neighbours))
+            self.weights.copy_(torch.from_numpy(weights))
+
+    @classmethod
+    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
+        """Read the neighbours back instead of counting them again."""
+        assert isinstance(config, ItemKNNConfig)
+        model = cls(config, log, count=False)
+        model.load_state_dict(state)
+        return model
 
     def vectors_for_scoring(self) -> None:
         """A neighbourhood model has no vectors."""
@@ -65,7 +85,8 @@ def _neighbours(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """The top neighbours of each item and their cosines, ``(n_items, k)``; a missing one has weight 0.
 
-    Blocks of items are counted by walking item → users → items, so memory is a block of rows at a time.
+    Co-clicks of a block of items are counted by walking item → users → items, a bounded number of steps at a time, so
+    memory is a block of rows and never grows with how dense the log is.
     """
     by_item = np.argsort(train.items, kind="stable")
     item_users = train.users[by_item]
@@ -75,17 +96,20 @@ def _neighbours(
     ids = np.zeros((train.n_items, k), np.int64)
     weights = np.zeros((train.n_items, k), np.float32)
     norms = np.sqrt(np.maximum(train.item_degrees, 1)).astype(np.float32)
-    height = max(1, 8 * 2**20 // max(1, train.n_items))
+    height = max(1, _BLOCK // max(1, train.n_items))
     for lo in range(0, train.n_items, height):
         hi = min(train.n_items, lo + height)
         counts = torch.zeros((hi - lo) * train.n_items)
         users = item_users[item_indptr[lo] : item_indptr[hi]]
         owners = np.repeat(np.arange(hi - lo), np.diff(item_indptr[lo : hi + 1]))
-        lengths = train.user_degrees[users]
-        starts = np.repeat(train.indptr[users] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
-        others = train.items[starts + np.arange(lengths.sum())].astype(np.int64)
-        cells = np.repeat(owners, lengths) * train.n_items + others
-        counts.index_add_(0, torch.from_numpy(cells), torch.ones(len(cells)))
+        # Cut the walk where its length passes another multiple of the block.
+        part = np.cumsum(train.user_degrees[users]) // _BLOCK
+        for cut in np.split(np.arange(len(users)), np.flatnonzero(np.diff(part)) + 1):
+            lengths = train.user_degrees[users[cut]]
+            starts = np.repeat(train.indptr[users[cut]] - np.r_[0, np.cumsum(lengths)[:-1]], lengths)
+            others = train.items[starts + np.arange(lengths.sum())].astype(np.int64)
+            cells = np.repeat(owners[cut], lengths) * train.n_items + others
+            counts.index_add_(0, torch.from_numpy(cells), torch.ones(len(cells)))
         cosine = counts.view(hi - lo, train.n_items)
         cosine /= torch.from_numpy(norms[lo:hi])[:, None] * torch.from_numpy(norms) + config.shrinkage
         cosine[torch.arange(hi - lo), torch.arange(lo, hi)] = 0

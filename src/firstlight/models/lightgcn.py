@@ -42,7 +42,9 @@ class LightGCN(EmbeddingModel):
     Config = LightGCNConfig
     config: LightGCNConfig
 
-    def __init__(self, config: LightGCNConfig, train: Interactions, rng: torch.Generator) -> None:
+    def __init__(
+        self, config: LightGCNConfig, train: Interactions, rng: torch.Generator | None = None
+    ) -> None:
         super().__init__(config, train, rng)
         self.hop = BipartitePropagation(train.indptr, train.items, train.n_items)
 

@@ -6,10 +6,18 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from firstlight.core.errors import InputError
 from firstlight.losses.ranking import LossConfig
@@ -79,8 +87,8 @@ class TrainingConfig(BaseModel):
     """During the refit also evaluate on test every ``eval_every`` epochs, through all ``epochs``, and report
     the best beside the honest number, labelled as selected on test."""
 
-    metric: str = "recall@20"
-    """What selection maximises."""
+    metric: str = Field("recall@20", pattern=r"^(recall|ndcg|precision|map|map_trec|mrr|hit)@[1-9][0-9]*$")
+    """What selection maximises: a per-user metric at a length, such as ``ndcg@10``."""
 
     eval_every: int = Field(5, ge=1)
     """Epochs between evaluations."""
@@ -108,6 +116,13 @@ class EvaluationConfig(BaseModel):
     ks: tuple[int, ...] = (10, 20, 50)
     """Lengths of the ranked list."""
 
+    @field_validator("ks")
+    @classmethod
+    def _usable(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if not ks or min(ks) < 1 or len(set(ks)) != len(ks):
+            raise ValueError("the lengths must be different and at least 1")
+        return ks
+
 
 class RunConfig(BaseModel):
     """Everything that decides a run, given the data."""
@@ -134,6 +149,29 @@ class RunConfig(BaseModel):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is reported."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        """Refuse combinations that would not mean what they say."""
+        loss, negatives = self.loss, self.negatives
+        if self.training.batch == "users":
+            if loss.name == "bpr" or (loss.positive_in_denominator and negatives.name != "all"):
+                raise ValueError(
+                    "training.batch 'users' needs a loss that is linear in the positive: softmax or bsl"
+                )
+            if loss.positive_in_denominator:
+                raise ValueError("with negatives 'all' the positives are in the denominator already")
+            if negatives.name == "in-batch":
+                raise ValueError(
+                    "training.batch 'users' has no single positive per row, so no in-batch negatives"
+                )
+        if negatives.mask_positives and negatives.name in ("uniform", "all"):
+            raise ValueError(f"negatives.mask_positives does not go with negatives {negatives.name!r}")
+        if negatives.logq and negatives.name != "in-batch":
+            raise ValueError(
+                "negatives.logq corrects in-batch negatives; the others are not drawn by popularity"
+            )
+        return self
 
     @field_validator("model", mode="before")
     @classmethod
@@ -198,7 +236,12 @@ def _override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise InputError(f"--set {text!r} is not of the form key.path=value", hint="e.g. --set model.dim=128")
-    nested: Any = yaml.safe_load(value)
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"--set {key}: {value!r} is not a YAML value", hint="e.g. --set model.dim=128"
+        ) from error
     for name in reversed(key.split(".")):
         nested = {name: nested}
     result: dict[str, Any] = nested
@@ -243,7 +286,11 @@ def build_config(
     if model is not None:
         _merge(tree, {"model": {"name": model}})
     if loss is not None:
-        _merge(tree, SHORTHANDS.get(loss, {"loss": {"name": loss}}))
+        # A loss named without a temperature is the loss of that name, at a fixed τ; only adap-tau adapts.
+        plain = {"loss": {"name": loss}}
+        if "temperature" not in tree:
+            plain["temperature"] = {"name": "fixed"}
+        _merge(tree, SHORTHANDS.get(loss, plain))
     if temperature is not None:
         _merge(tree, {"temperature": _temperature(temperature)})
     if negatives is not None:
@@ -257,10 +304,11 @@ def build_config(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        got = f" (got {first['input']!r})" if where else ""
         raise InputError(
-            f"config field {where}: {first['msg']} (got {first['input']!r})",
+            f"config {'field ' + where if where else ''}: {first['msg']}{got}",
             path=None if recipe is None else str(recipe),
-            hint="the fields and their values: docs/reference, or firstlight train --help",
+            hint="the fields and their values stand in docs/reference.md",
         ) from error
 
 

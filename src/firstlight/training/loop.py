@@ -1,12 +1,13 @@
 """The recommender's training loop: epochs, temperatures, evaluation, checkpoints.
 
 The loop emits events and writes checkpoints; it knows neither the run folder nor the command line. All random
-numbers of an epoch come from streams named by phase, epoch and step, so a resumed run repeats them without
-storing generator states.
+numbers come from streams named by epoch and step, so a resumed run repeats them without storing generator states,
+and the refit repeats the search on more pairs.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
-from firstlight.core.seeds import torch_stream
+from firstlight.core.seeds import derive, torch_stream
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
 from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
@@ -61,7 +63,7 @@ class Phase:
     """One training from initialisation: the search for the number of epochs, or the refit.
 
     Args:
-        name: ``search``, ``refit`` or ``train``; names the random streams and events.
+        name: ``search``, ``refit`` or ``train``; stands in events and checkpoints.
         config: The run's config.
         train: The log to learn from.
         epochs: Epochs to run (the schedule's horizon stays ``config.training.epochs``).
@@ -89,7 +91,7 @@ class Phase:
         if config.temperature.name.startswith("adaptive") and config.temperature.form == "held-out":
             # A mean over a thousand pairs is steady; a small log gives up to a tenth of its pairs for it.
             share = max(config.temperature.held_out_share, min(0.1, 1000 / max(1, train.n_pairs)))
-            train, held_out = carve_validation(train, share, config.seed)
+            train, held_out = carve_validation(train, share, derive(config.seed, "held-out-gap"))
             statistics = statistics.measured_on(*_pairs(held_out))
         self.train = train
         users, items = _pairs(train)
@@ -136,10 +138,13 @@ class Phase:
 
     def _epoch(self) -> bool:
         epoch, started = self.progress.epoch, time.perf_counter()
-        self.temperature.start_epoch(epoch, self.model.training_space)
+        self.temperature.start_epoch(epoch, self._unit_vectors)
         with _matmul_precision(self.config.training.precision):
             loss = self._steps(epoch)
-        self._require_finite(epoch, loss)
+        if not (
+            math.isfinite(loss) and all_finite([*self.model.parameters(), *self.temperature.parameters()])
+        ):
+            raise self._diverged(epoch, f"the mean loss is {loss} and a parameter may not be finite")
         self.progress.seconds += time.perf_counter() - started
         self.progress.epoch += 1
         tau = self.temperature.per_user()
@@ -151,6 +156,7 @@ class Phase:
             "tau_min": float(tau.min()),
             "tau_mean": float(tau.mean()),
             "tau_max": float(tau.max()),
+            "tau0_updates": self.temperature.updates_made,
             "seconds": round(self.progress.seconds, 3),
         }
         improved = self._judge(record)
@@ -158,6 +164,11 @@ class Phase:
         left = self.progress.seconds / self.progress.epoch * (self.epochs - self.progress.epoch)
         self.emit("epoch", **record, eta_seconds=left)
         return improved
+
+    def _unit_vectors(self) -> tuple[Tensor, Tensor]:
+        """What temperature policies measure: cosines, whichever side the model itself normalises."""
+        users, items = self.model.training_space()
+        return F.normalize(users, dim=1), F.normalize(items, dim=1)
 
     def _judge(self, record: dict[str, Any]) -> bool:
         """Evaluate where it is due; note the best."""
@@ -187,6 +198,8 @@ class Phase:
             rng = torch_stream(self.config.seed, "step", step)
             rows = self._rows[order[index * training.batch_size : (index + 1) * training.batch_size]]
             result = self._compute(rows, step, rng)
+            if not math.isfinite(result.ranking):
+                raise self._diverged(epoch, f"the loss became {result.ranking} in step {index + 1}")
             self.optimiser.zero_grad()
             result.total.backward()
             rate = learning_rate(step, horizon, training.lr, training.schedule, training.warmup_steps)
@@ -201,18 +214,10 @@ class Phase:
             return self.computer.users(rows, step, rng)
         return self.computer.pairs(self._users[rows].long(), self._items[rows].long(), step, rng)
 
-    def _require_finite(self, epoch: int, loss: float) -> None:
-        parameters = [*self.model.parameters(), *self.temperature.parameters()]
-        if loss == loss and abs(loss) != float("inf") and all_finite(parameters):
-            return
-        what = (
-            f"the loss became {loss}"
-            if loss != loss or abs(loss) == float("inf")
-            else "a parameter is not finite"
-        )
-        raise DivergenceError(
-            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; the checkpoint of epoch "
-            f"{epoch} is kept.\n  → lower training.lr (now {self.config.training.lr:g}) or raise τ "
+    def _diverged(self, epoch: int, what: str) -> DivergenceError:
+        return DivergenceError(
+            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; the last checkpoint, of an earlier "
+            f"epoch, is kept.\n  → lower training.lr (now {self.config.training.lr:g}) or raise τ "
             f"(now {float(self.temperature.per_user().min()):.4g} at its smallest)"
         )
 

@@ -67,10 +67,6 @@ class NegativeSampler:
             return Drawn(ids, exclude=self._known(users, ids) if self.config.mask_positives else None)
         if name == "in-batch":
             return self._in_batch(users, positives)
-        if self.config.mask_positives:
-            raise ValueError(
-                "mask_positives with negatives 'all' would leave the positives out of the softmax"
-            )
         if self._warm is not None:
             return Drawn(self._warm)
         return Drawn(None)

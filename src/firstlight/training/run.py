@@ -35,7 +35,7 @@ from firstlight.training.run_folder import ModelScorer, run_hash, save_model, st
 
 #: What each selection protocol means, in every result.
 PROTOCOLS = {
-    "valid": "epochs chosen on validation, final model trained on train + validation, test used once",
+    "valid": "epochs chosen on validation, final model trained on train + validation; test chose nothing",
     "test": "LEAKY: epochs chosen on the test set; only for comparison with tables made the same way",
     "none": "fixed number of epochs, no selection",
 }
@@ -89,9 +89,9 @@ def train(
     emit("run", **_facts(dataset, config, parts))
     started = time.perf_counter()
     model, seen, found = _fit(context, parts)
+    save_model(out, model, seen)
     result = _finish(context, dataset, parts, model, seen, found)
     result["seconds"]["total"] = round(time.perf_counter() - started, 2)
-    save_model(out, model, seen)
     write_json(out / "result.json", result)
     emit("done", result=result)
     return result
@@ -126,6 +126,12 @@ def _open(out: Path, digest: str, resume: bool) -> Checkpoint | dict[str, Any] |
         if finished["run_hash"] != digest:
             raise _other(out)
         return finished
+    if out.exists() and any(out.iterdir()) and not (out / "config.yaml").exists():
+        raise InputError(
+            "this folder holds something that is not a run", path=out, hint="choose another --out"
+        )
+    for torn in out.rglob(".*.partial*"):  # a killed process left its unfinished file
+        torn.unlink(missing_ok=True)
     if not state.exists():
         return None
     checkpoint = load_checkpoint(state)
@@ -175,27 +181,26 @@ def _fit(
         phase = _phase(context, "train", known, epochs, _judge(config, parts["test"], known), stop_early=True)
         best = _best_model(context, phase.model)
         return best, known, _found("test", phase.progress)
-    found = _search(context, parts)
+    found, searched = _search(context, parts)
     if not config.training.refit:
-        model = model_class(config.model, train, torch_stream(config.seed, "init"))
-        return _best_model(context, model), train, found
+        assert searched is not None  # without a refit the last checkpoint is the search's own
+        return _best_model(context, searched.model), train, found
     return _refit(context, parts, known, found)
 
 
-def _search(context: _Context, parts: dict[str, Interactions]) -> dict[str, Any]:
-    """Find the number of epochs on validation."""
+def _search(context: _Context, parts: dict[str, Interactions]) -> tuple[dict[str, Any], Phase | None]:
+    """Find the number of epochs on validation; no phase where a resumed run has it behind it."""
     resumed = context.resumed
     if resumed is not None and resumed.phase != "search":
         context.carried, context.earlier = resumed.carried, list(resumed.carried["history"])
-        carried: dict[str, Any] = resumed.carried["found"]
-        return carried
+        return resumed.carried["found"], None
     config = context.config
     judge = _judge(config, parts["valid"], parts["train"])
     phase = _phase(context, "search", parts["train"], config.training.epochs, judge, stop_early=True)
     found = _found("valid", phase.progress)
     context.earlier = phase.progress.history
     context.carried = {"found": found, "history": phase.progress.history}
-    return found
+    return found, phase
 
 
 def _found(part: str, progress: Progress) -> dict[str, Any]:
@@ -314,7 +319,8 @@ def _finish(
             seed=config.seed,
         )
         with writing(context.out / "per_user.parquet") as temporary:
-            evaluation.per_user.write_parquet(temporary)
+            raw = dataset.user_ids.gather(evaluation.per_user["user"]).alias("user_id")
+            evaluation.per_user.insert_column(0, raw).write_parquet(temporary)
         context.emit("evaluated", metrics=evaluation.metrics)
     selection = config.training.selection if MODELS.load(config.model.name).trainable else "none"
     return {
@@ -333,6 +339,7 @@ def _finish(
         "run_hash": context.hash,
         "seed": config.seed,
         "found": found,
+        "kept_back_pairs": 0 if "train" not in parts else max(0, seen.n_pairs - model.log.n_pairs),
         "metrics": {} if evaluation is None else evaluation.metrics,
         "intervals": {} if evaluation is None else {k: list(v) for k, v in evaluation.intervals.items()},
         "groups": {} if evaluation is None else {k: v.to_dicts() for k, v in evaluation.groups.items()},

@@ -22,7 +22,6 @@ import firstlight
 from firstlight.core.errors import InputError
 from firstlight.core.files import read_json, write_json, write_text
 from firstlight.core.hashing import hash_strings
-from firstlight.core.seeds import torch_stream
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.scorer import Scorer, VectorScorer
@@ -78,15 +77,12 @@ class Run:
     @cached_property
     def model(self) -> Recommender:
         """The trained model."""
-        # The start does not matter: every tensor is overwritten, so the costly one is skipped.
         config = self.config.model
-        if "init" in type(config).model_fields:
-            config = config.model_copy(update={"init": "xavier"})
-        model: Recommender = MODELS.load(config.name)(
-            config, self.seen, torch_stream(self.config.seed, "init")
-        )
-        model.load_state_dict(load_tensors(self.path / "model.safetensors"))
-        return model
+        built_on = self.seen
+        if (self.path / "graph.safetensors").exists():
+            built_on = _load_log(self.path / "graph.safetensors", len(self.item_ids))
+        state = load_tensors(self.path / "model.safetensors")
+        return MODELS.load(config.name).from_state(config, built_on, state)  # type: ignore[no-any-return]
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -169,10 +165,22 @@ def start_run(out: Path, config: RunConfig, dataset: Dataset, parts: dict[str, I
 
 
 def save_model(out: Path, model: Recommender, seen: Interactions) -> None:
-    """Write the model's tensors and the log it was trained on."""
+    """Write the model's tensors, what it must not recommend again, and the log it was built on if that differs."""
     save_tensors(out / "model.safetensors", model.state_dict())
-    log = {"indptr": torch.from_numpy(seen.indptr.copy()), "items": torch.from_numpy(seen.items.copy())}
-    save_tensors(out / "seen.safetensors", log, {"n_items": str(seen.n_items)})
+    _save_log(out / "seen.safetensors", seen)
+    if model.log.n_pairs != seen.n_pairs:  # some pairs were kept back from the graph
+        _save_log(out / "graph.safetensors", model.log)
+
+
+def _save_log(path: Path, log: Interactions) -> None:
+    save_tensors(
+        path, {"indptr": torch.from_numpy(log.indptr.copy()), "items": torch.from_numpy(log.items.copy())}
+    )
+
+
+def _load_log(path: Path, n_items: int) -> Interactions:
+    arrays = load_tensors(path)
+    return Interactions(arrays["indptr"].numpy(), arrays["items"].numpy(), n_items)
 
 
 def write_metrics(out: Path, history: Iterable[dict[str, Any]]) -> None:
@@ -199,7 +207,6 @@ def load_run(path: Path | str) -> Run:
     ids = pl.read_parquet(path / "ids.parquet")
     users = ids.filter(pl.col("kind") == "user")["id"]
     items = ids.filter(pl.col("kind") == "item")["id"]
-    seen = load_tensors(path / "seen.safetensors")
     return Run(
         path=path,
         config=config,
@@ -207,7 +214,7 @@ def load_run(path: Path | str) -> Run:
         user_ids=users,
         item_ids=items,
         parts=load_parts(path, len(users), len(items)),
-        seen=Interactions(seen["indptr"].numpy(), seen["items"].numpy(), len(items)),
+        seen=_load_log(path / "seen.safetensors", len(items)),
     )
 
 

@@ -109,7 +109,8 @@ class StepComputer:
             self.config.loss, vectors, scores, negatives, w_positive, w_negative, observe=observes
         )
         if result.at_tau_one is not None:
-            self.temperature.observe(users, result.at_tau_one)
+            known = result.at_tau_one.isfinite()
+            self.temperature.observe(users[known], result.at_tau_one[known])
         return result.per_row
 
     def _finish(

@@ -72,6 +72,7 @@ def evaluate(
         "pairs": found.n_pairs,
         "unknown_pairs": found.unknown_pairs,
         "unreachable_pairs": evaluation.unreachable,
+        "dropped": {} if dataset is None else dict(dataset.dropped),
         "metrics": evaluation.metrics,
         "intervals": evaluation.intervals,
         "groups": {name: table.to_dicts() for name, table in evaluation.groups.items()},

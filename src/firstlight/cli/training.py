@@ -93,6 +93,8 @@ def draw_result(target: Console, out: Path, result: dict[str, Any]) -> None:
         target.print()
         target.print(f"{leaky['epochs']} epochs; {leaky['protocol']}")
         draw_metrics(target, leaky["metrics"])
+    for reason, count in result["dataset"]["dropped"].items():
+        target.print(f"left out of the data: {count:,} × {reason}")
     target.print(f"the run is in {out}")
 
 

@@ -34,7 +34,8 @@ _COMMON = (
     # Matrices this small gain little from a second thread and lose much where the machine is busy.
     "training.threads=1",
     "model.user_dropout=0.3",
-    # On a catalogue this small the paper's rule makes τ too small; half of w₀ does better (docs/methods/adap-tau.md).
+    # In this world the paper's closed form with half its w₀ does best (docs/methods/adap-tau.md).
+    "temperature.form=mean",
     "temperature.gain=0.5",
 )
 #: Label -> arguments of :func:`firstlight.training.config.build_config`.

@@ -183,15 +183,19 @@ def scan_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]], prob
 
 
 def _in_seconds(scan: Scan, problems: Problems) -> pl.LazyFrame:
-    """Rescale timestamps that are too large to be seconds."""
+    """Rescale timestamps that are too large to be seconds, each by its own size: a file may mix units."""
     if scan.largest_time is None:
         return scan.frame
     divisor = next(divisor for limit, divisor in TIME_UNITS if scan.largest_time < limit)
     if divisor == 1:
         return scan.frame
     unit = {1_000: "milliseconds", 1_000_000: "microseconds"}.get(divisor, "nanoseconds")
-    problems.note("timestamps not in seconds", scan.path, f"read as {unit}", count=scan.rows)
-    return scan.frame.with_columns(pl.col("time") // divisor)
+    problems.note("timestamps not in seconds", scan.path, f"the largest are read as {unit}", count=scan.rows)
+    time = pl.col("time")
+    seconds = time // TIME_UNITS[-1][1]
+    for limit, smaller in reversed(TIME_UNITS[:-1]):
+        seconds = pl.when(time < limit).then(time // smaller).otherwise(seconds)
+    return scan.frame.with_columns(seconds.alias("time"))
 
 
 def _distinct(columns: Sequence[pl.Series], known: pl.Series | None) -> pl.Series:

@@ -19,7 +19,7 @@ METHODS = {
     "bpr": "BPR",
     "learned-tau": "C-τ (learned, global)",
     "learned-user-tau": "Cu-τ (learned, per user)",
-    "fixed-tau": "softmax, best fixed τ",
+    "fixed-tau": "softmax, fixed τ",
     "bsl": "BSL",
     "adap-tau0": "Adap-τ₀",
     "adap-tau": "Adap-τ",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +76,6 @@ def train(
         DivergenceError: The numbers blew up; the last good checkpoint is kept.
     """
     out = Path(out)
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
     if dataset.train.n_pairs == 0:
         raise InputError("there is no training interaction", path=dataset.source or None)
     parts = _parts(dataset, config)
@@ -87,14 +87,38 @@ def train(
         start_run(out, config, dataset, parts)
     context = _Context(config, out, digest, emit, resumed, {}, [])
     emit("run", **_facts(dataset, config, parts))
-    started = time.perf_counter()
-    model, seen, found = _fit(context, parts)
-    save_model(out, model, seen)
-    result = _finish(context, dataset, parts, model, seen, found)
-    result["seconds"]["total"] = round(time.perf_counter() - started, 2)
-    write_json(out / "result.json", result)
+    try:
+        with _threads(config.training.threads):
+            result = _run(context, dataset, parts)
+    except OSError as error:  # the small files beside the checkpoints; those have their own message
+        raise FirstlightError(
+            f"{error.filename or out}: {error.strerror or error}; the last checkpoint is kept\n"
+            "  → make room or make the folder writable, then go on with --resume"
+        ) from error
     emit("done", result=result)
     return result
+
+
+def _run(context: _Context, dataset: Dataset, parts: dict[str, Interactions]) -> dict[str, Any]:
+    """Fit, save, evaluate, in this order: an evaluation that fails must not cost the training."""
+    started = time.perf_counter()
+    model, seen, found = _fit(context, parts)
+    save_model(context.out, model, seen)
+    result = _finish(context, dataset, parts, model, seen, found)
+    result["seconds"]["total"] = round(time.perf_counter() - started, 2)
+    write_json(context.out / "result.json", result)
+    return result
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Use ``count`` CPU threads inside the block; what the caller had comes back after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _parts(dataset: Dataset, config: RunConfig) -> dict[str, Interactions]:

@@ -57,8 +57,9 @@ class TrainingConfig(BaseModel):
     batch: Literal["pairs", "users"] = "pairs"
     """What a step takes: user–item pairs, or users with all their pairs (one row of logits a user)."""
 
-    batch_size: int = Field(2048, ge=1)
-    """Pairs, or users, in a step."""
+    batch_size: int | None = Field(None, ge=1)
+    """Pairs, or users, in a step. None: 2,048 (the paper's), and fewer on small data, so that an epoch has about
+    fifty steps."""
 
     lr: float = Field(3e-3, gt=0)
     """Peak learning rate of Adam (row-lazy where rows are touched sparsely)."""

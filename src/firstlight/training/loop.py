@@ -108,6 +108,7 @@ class Phase:
         self._users, self._items = users, items
         active = torch.from_numpy((train.user_degrees > 0).nonzero()[0])
         self._rows = active if config.training.batch == "users" else torch.arange(train.n_pairs)
+        self.batch_size = config.training.batch_size or min(2048, max(32, len(self._rows) // 50))
 
     def _temperature_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         for name, parameter in self.temperature.named_parameters():
@@ -116,7 +117,7 @@ class Phase:
     @property
     def steps_per_epoch(self) -> int:
         """Steps in one epoch; the last batch may be smaller, never empty."""
-        return -(-len(self._rows) // self.config.training.batch_size)
+        return -(-len(self._rows) // self.batch_size)
 
     def run(self, after_epoch: Callable[[Phase, bool], None] | None = None) -> None:
         """Train until the last epoch or until patience ends.
@@ -196,7 +197,7 @@ class Phase:
         for index in range(per_epoch):
             step = epoch * per_epoch + index
             rng = torch_stream(self.config.seed, "step", step)
-            rows = self._rows[order[index * training.batch_size : (index + 1) * training.batch_size]]
+            rows = self._rows[order[index * self.batch_size : (index + 1) * self.batch_size]]
             result = self._compute(rows, step, rng)
             if not math.isfinite(result.ranking):
                 raise self._diverged(epoch, f"the loss became {result.ranking} in step {index + 1}")

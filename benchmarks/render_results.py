@@ -151,7 +151,7 @@ def experiments() -> str:
 def machine(record: dict[str, Any]) -> str:
     """The machine in a few words."""
     about = record["machine"]
-    return f"{about['processor']}, {about['threads']} threads, torch {about['torch']}"
+    return f"{about['processor']}, {about['threads']} thread{'s' if about['threads'] != 1 else ''}, torch {about['torch']}"
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ class CooPropagation:
         degrees = np.maximum(np.bincount(rows, minlength=total), 1) ** -0.5
         values = torch.from_numpy((degrees[rows] * degrees[columns]).astype(np.float32))
         index = torch.from_numpy(np.stack([rows, columns]))
-        self.matrix = torch.sparse_coo_tensor(index, values, (total, total), check_invariants=False).coalesce()
+        self.matrix = torch.sparse_coo_tensor(
+            index, values, (total, total), check_invariants=False
+        ).coalesce()
         self.n_users = n
 
     def __call__(self, users: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,10 +56,12 @@ def main() -> None:
         phase = Phase("train", config, train, epochs=1000)
         phase._rows = phase._rows[: 2048 * options.steps]
         if name == "COO":
-            phase.model.hop = CooPropagation(train)
+            phase.model.hop = CooPropagation(phase.train)
         phases[name] = phase
     # Equal work: the first batch's loss, before any update, must be the same.
-    losses = {name: phase._compute(phase._rows[:2048], 0, torch_stream(0)).ranking for name, phase in phases.items()}
+    losses = {
+        name: phase._compute(phase._rows[:2048], 0, torch_stream(0)).ranking for name, phase in phases.items()
+    }
     first, second = losses.values()
     if abs(first - second) > 1e-5 * abs(first):
         raise SystemExit(f"the two forms disagree: {losses}")

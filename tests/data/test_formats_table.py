@@ -253,5 +253,7 @@ def test_nothing_is_lost_on_the_way(
 def test_each_timestamp_is_read_in_its_own_unit(tmp_path):
     """One stamp in milliseconds among seconds must not shrink the others."""
     path = tmp_path / "log.csv"
-    path.write_text("user,item,time\na,x,1700000000\nb,x,1700000000500\nc,x,1700000001000000\n", encoding="utf-8")
+    path.write_text(
+        "user,item,time\na,x,1700000000\nb,x,1700000000500\nc,x,1700000001000000\n", encoding="utf-8"
+    )
     assert read_dataset(path).train.times.tolist() == [1_700_000_000, 1_700_000_000, 1_700_000_001]

@@ -151,7 +151,8 @@ def experiments() -> str:
 def machine(record: dict[str, Any]) -> str:
     """The machine in a few words."""
     about = record["machine"]
-    return f"{about['processor']}, {about['threads']} thread{'s' if about['threads'] != 1 else ''}, torch {about['torch']}"
+    threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
+    return f"{about['processor']}, {threads}, torch {about['torch']}"
 
 
 def main() -> None:

@@ -213,7 +213,7 @@ def test_settings_that_would_not_mean_what_they_say_are_refused(changes):
 def test_a_loss_named_alone_has_a_fixed_temperature():
     assert build_config(loss="softmax").temperature.name == "fixed"
     assert build_config(loss="bpr").temperature.name == "fixed"
-    assert build_config().temperature.name == "adaptive-user"
+    assert build_config().temperature.name == "adaptive"
     assert build_config(loss="softmax", temperature="adaptive").temperature.name == "adaptive"
 
 

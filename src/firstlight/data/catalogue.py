@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from firstlight.core.hashing import hash_arrays, hash_strings
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,10 @@ class FeatureMatrix:
     extractor: str = "unknown"
 
 
+#: Content as models read it: view name -> rows aligned to the item rows.
+ItemViews = Mapping[str, FeatureMatrix]
+
+
 @dataclass(frozen=True, eq=False)
 class Catalogue:
     """Item texts, covers and features, row-aligned to the item rows of the dataset.
@@ -38,3 +45,16 @@ class Catalogue:
 
     items: pl.DataFrame = field(default_factory=pl.DataFrame)
     features: Mapping[str, FeatureMatrix] = field(default_factory=dict)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over all columns and features; ``role`` left out, since it follows from the split."""
+        parts = [
+            hash_strings([name, *("" if value is None else str(value) for value in self.items[name])])
+            for name in sorted(self.items.columns)
+            if name != "role"
+        ]
+        for name in sorted(self.features):
+            matrix = self.features[name]
+            parts += [name, hash_arrays([matrix.values, matrix.present])]
+        return hash_strings(parts)

@@ -16,6 +16,10 @@ from torch import Tensor
 #: Largest number of scores held at once, in float32 elements (64 MB).
 TILE_ELEMENTS = 16 * 2**20
 
+#: Scores of a tile where there are several: 2 MB stay in a core's cache between product, exp and sum. Less than half
+#: the price of tiles of 64 MB (2,048 rows × 19,738 keys, one thread: .47 against .20 CPU seconds with gradient).
+CACHED_ELEMENTS = 2**19
+
 
 def _tile_scores(
     queries: Tensor, keys: Tensor, offset: Tensor | None, exclude: tuple[Tensor, Tensor] | None, lo: int
@@ -43,7 +47,8 @@ class _LogSumExp(torch.autograd.Function):
         tile: int,
     ) -> tuple[Tensor, Tensor]:
         rows, n_keys = queries.shape[0], keys.shape[0]
-        width = max(1, min(n_keys, tile // max(1, rows)))
+        fits = rows * n_keys <= tile
+        width = n_keys if fits else max(1, min(n_keys, min(tile, CACHED_ELEMENTS) // max(1, rows)))
         peak = queries.new_full((rows,), -torch.inf)
         total = queries.new_zeros(rows)
         unit_peak, unit_total = peak.clone(), total.clone()

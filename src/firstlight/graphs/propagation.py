@@ -56,6 +56,38 @@ class _Product(torch.autograd.Function):
         return ctx.transpose.times(gradients[0].contiguous()), None, None
 
 
+class SparseMap:
+    """A constant sparse matrix that dense rows are multiplied by, with its transpose stored for the backward pass.
+
+    Args:
+        indptr: ``(n_rows + 1,)``.
+        columns: ``(n_pairs,)`` column of each entry.
+        values: ``(n_pairs,)`` entries.
+        n_columns: Number of columns.
+        dtype: Of the products.
+    """
+
+    def __init__(
+        self,
+        indptr: npt.NDArray[np.integer],
+        columns: npt.NDArray[np.integer],
+        values: npt.NDArray[np.floating],
+        n_columns: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        order = np.argsort(columns, kind="stable")
+        across = np.zeros(n_columns + 1, np.int64)
+        np.cumsum(np.bincount(columns, minlength=n_columns), out=across[1:])
+        self.matrix = _compressed(indptr, columns, values, dtype)
+        self.transpose = _compressed(across, rows[order], values[order], dtype)
+
+    def __call__(self, dense: Tensor) -> Tensor:
+        """``matrix @ dense`` ``(n_rows, dim)``, differentiable in ``dense`` ``(n_columns, dim)``."""
+        product: Tensor = _Product.apply(dense, self.matrix, self.transpose)  # type: ignore[no-untyped-call]
+        return product
+
+
 class BipartitePropagation:
     """The normalised user–item adjacency Â = D_u^{-a} A D_i^{-b} and its transpose.
 
@@ -68,6 +100,7 @@ class BipartitePropagation:
         n_items: Number of items.
         user_power: a in D_u^{-a} (LightGCN: one half).
         item_power: b in D_i^{-b}.
+        dtype: Of the products.
     """
 
     def __init__(
@@ -77,6 +110,7 @@ class BipartitePropagation:
         n_items: int,
         user_power: float = 0.5,
         item_power: float = 0.5,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         n_users = len(indptr) - 1
         degrees = np.diff(indptr)
@@ -89,33 +123,42 @@ class BipartitePropagation:
         weights = (
             np.maximum(degrees, 1)[users] ** -user_power * np.maximum(item_degrees, 1)[items] ** -item_power
         )
-        values = weights.astype(np.float32)
-        self.to_users = _compressed(indptr, items, values)
-        self.to_items = _compressed(item_indptr, users[by_item], values[by_item])
+        self.to_users = _compressed(indptr, items, weights, dtype)
+        self.to_items = _compressed(item_indptr, users[by_item], weights[by_item], dtype)
+
+    def users_from(self, items: Tensor) -> Tensor:
+        """``(n_users, dim)``: the user half of one hop."""
+        product: Tensor = _Product.apply(items, self.to_users, self.to_items)  # type: ignore[no-untyped-call]
+        return product
+
+    def items_from(self, users: Tensor) -> Tensor:
+        """``(n_items, dim)``: the item half of one hop."""
+        product: Tensor = _Product.apply(users, self.to_items, self.to_users)  # type: ignore[no-untyped-call]
+        return product
 
     def __call__(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """One hop: users from items, items from users.
 
         Args:
-            users: ``(n_users, dim)`` float32.
-            items: ``(n_items, dim)`` float32.
+            users: ``(n_users, dim)``.
+            items: ``(n_items, dim)``.
 
         Returns:
             ``(n_users, dim)`` and ``(n_items, dim)``.
         """
-        return (
-            _Product.apply(items, self.to_users, self.to_items),  # type: ignore[no-untyped-call]
-            _Product.apply(users, self.to_items, self.to_users),  # type: ignore[no-untyped-call]
-        )
+        return self.users_from(items), self.items_from(users)
 
 
 def _compressed(
-    indptr: npt.NDArray[np.int64], columns: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
+    indptr: npt.NDArray[np.integer],
+    columns: npt.NDArray[np.integer],
+    values: npt.NDArray[np.floating],
+    dtype: torch.dtype,
 ) -> Compressed:
     # 32-bit indices halve the traffic of the index arrays as long as the offsets fit.
     kind = np.int32 if indptr[-1] < 2**31 else np.int64
     return Compressed(
         torch.from_numpy(indptr.astype(kind)),
         torch.from_numpy(columns.astype(kind)),
-        torch.from_numpy(np.ascontiguousarray(values)),
+        torch.from_numpy(np.ascontiguousarray(values)).to(dtype),
     )

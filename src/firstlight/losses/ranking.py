@@ -21,8 +21,9 @@ class LossConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["bpr", "softmax", "bsl"] = "softmax"
-    """``bpr`` (Rendle 2009), ``softmax`` (sampled or full), ``bsl`` (bilateral softmax: asymmetric weight)."""
+    name: Literal["bpr", "softmax", "bsl", "none"] = "softmax"
+    """``bpr`` (Rendle 2009), ``softmax`` (sampled or full), ``bsl`` (bilateral softmax: asymmetric weight);
+    ``none`` for models whose own terms are the whole objective (BM3, DropoutNet, CLCRec)."""
 
     negative_weight: float = Field(1.22, gt=0)
     """Weight of the log-sum over negatives in ``bsl`` (its t₂; 1 is the plain softmax). Uniform negatives want

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 
@@ -37,3 +38,15 @@ def random_log(n_users: int, n_items: int, n_pairs: int, seed: int = 0) -> Inter
     users = np.concatenate([np.arange(n_users), rng.integers(n_users, size=n_pairs)])
     items = rng.integers(n_items, size=len(users))
     return Interactions.from_pairs(users, items, n_users, n_items)
+
+
+def random_views(n_items: int, dims: tuple[int, ...] = (5, 3), seed: int = 0) -> dict[str, FeatureMatrix]:
+    """Gaussian rows that know nothing of the clicks; the last item of the last view is absent."""
+    rng = np.random.default_rng(seed)
+    views = {}
+    for place, dim in enumerate(dims):
+        present = np.ones(n_items, np.bool_)
+        present[-1] = place < len(dims) - 1
+        values = rng.standard_normal((n_items, dim)).astype(np.float32) * present[:, None]
+        views[f"view{place}"] = FeatureMatrix(values, present)
+    return views

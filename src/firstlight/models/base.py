@@ -7,8 +7,9 @@ Training talks to a model through four calls: ``encode`` once a step, ``vectors`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -16,7 +17,10 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from firstlight.core.errors import InputError
+from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
+from firstlight.models import MODELS
 
 Normalise = Literal["both", "user", "item", "none"]
 
@@ -81,12 +85,14 @@ class Batch:
         negatives: item rows of the negatives that were looked up, or None for all items.
         negative_uses: How often each of ``negatives`` counts in the released L2 term (rows × M draws spread
             over the distinct ones).
+        index: ``(rows, M)`` into ``negatives`` where each row drew its own; None where all rows share them.
     """
 
     users: Tensor
     positives: Tensor
     negatives: Tensor | None
     negative_uses: float = 1.0
+    index: Tensor | None = None
 
 
 class Recommender(nn.Module):
@@ -100,6 +106,10 @@ class Recommender(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     #: Whether there is anything to train by gradient descent.
     trainable: ClassVar[bool] = True
+    #: Whether the model reads content: it is then built with ``views``.
+    needs_views: ClassVar[bool] = False
+    #: Whether ``extra_losses`` is the model's whole objective; its runs default to ``loss: none``.
+    own_loss: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig, train: Interactions, rng: torch.Generator | None = None) -> None:
         super().__init__()
@@ -108,11 +118,41 @@ class Recommender(nn.Module):
         self.log = train
 
     @classmethod
-    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
-        """A trained model again, from its config, the log it was built on and its tensors."""
-        model = cls(config, log, torch.Generator())
+    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Sections of a run's config as this model wants them where nobody says otherwise.
+
+        Args:
+            given: The model's section as far as it is given.
+
+        Returns:
+            Section (``loss``, ``temperature``, ``negatives``, ``training``) → fields.
+        """
+        return {}
+
+    @classmethod
+    def from_state(
+        cls,
+        config: ModelConfig,
+        log: Interactions,
+        state: dict[str, Tensor],
+        views: ItemViews | None = None,
+    ) -> Self:
+        """A trained model again, from its config, the log it was built on, its tensors and its views."""
+        model = cls(config, log, torch.Generator(), **cls._content(views))
         model.load_state_dict(state)
         return model
+
+    @classmethod
+    def _content(cls, views: ItemViews | None) -> dict[str, ItemViews]:
+        """The further argument of models that read content."""
+        if not cls.needs_views:
+            return {}
+        if not views:
+            raise InputError(
+                "this model reads content, and the items have none",
+                hint="give the dataset features, titles or covers (firstlight data inspect shows what it has)",
+            )
+        return {"views": views}
 
     def user_vectors(self) -> Tensor:
         """``(n_users, dim)`` in scoring space, detached."""
@@ -129,6 +169,33 @@ class Recommender(nn.Module):
     def scores(self, users: Tensor) -> Tensor:
         """``(len(users), n_items)`` scores; only for models without vectors."""
         raise NotImplementedError(f"{type(self).__name__} scores by its vectors")
+
+
+#: Runs of models that score by inner products and were published with BPR and one uniform negative a pair; scores are
+#: used as they are.
+PUBLISHED_BPR: dict[str, dict[str, Any]] = {
+    "loss": {"name": "bpr"},
+    "temperature": {"name": "fixed", "tau": 1.0},
+    "negatives": {"name": "uniform", "count": 1},
+}
+
+
+def build_model(
+    config: ModelConfig, log: Interactions, rng: torch.Generator, views: ItemViews | None = None
+) -> Recommender:
+    """The model that a config names, at its start.
+
+    Args:
+        config: Names the model.
+        log: The training log.
+        rng: Random stream of the start.
+        views: Content of the items, row-aligned to the log; only for models that read it.
+
+    Raises:
+        InputError: The model reads content and there is none.
+    """
+    model_class: type[Recommender] = MODELS.load(config.name)
+    return model_class(config, log, rng, **model_class._content(views))
 
 
 class EmbeddingModel(Recommender):
@@ -156,9 +223,15 @@ class EmbeddingModel(Recommender):
                     table.mul_(config.init_norm / table.square().sum(dim=1).mean().sqrt())
 
     @classmethod
-    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
+    def from_state(
+        cls,
+        config: ModelConfig,
+        log: Interactions,
+        state: dict[str, Tensor],
+        views: ItemViews | None = None,
+    ) -> Self:
         """As the base; the costly start is skipped, since every tensor is overwritten."""
-        model = super().from_state(config.model_copy(update={"init": "xavier"}), log, state)
+        model = super().from_state(config.model_copy(update={"init": "xavier"}), log, state, views)
         model.config = config  # type: ignore[assignment]
         return model
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
 
@@ -60,7 +61,13 @@ class ItemKNN(Recommender):
             self.weights.copy_(torch.from_numpy(weights))
 
     @classmethod
-    def from_state(cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor]) -> Self:
+    def from_state(
+        cls,
+        config: ModelConfig,
+        log: Interactions,
+        state: dict[str, Tensor],
+        views: ItemViews | None = None,
+    ) -> Self:
         """Read the neighbours back instead of counting them again."""
         assert isinstance(config, ItemKNNConfig)
         model = cls(config, log, count=False)

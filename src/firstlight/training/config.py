@@ -24,6 +24,7 @@ from firstlight.losses.ranking import LossConfig
 from firstlight.losses.temperature import TemperatureConfig
 from firstlight.models import MODELS
 from firstlight.models.base import ModelConfig
+from firstlight.views.config import ViewsConfig
 
 
 class NegativesConfig(BaseModel):
@@ -88,8 +89,13 @@ class TrainingConfig(BaseModel):
     """During the refit also evaluate on test every ``eval_every`` epochs, through all ``epochs``, and report
     the best beside the honest number, labelled as selected on test."""
 
-    metric: str = Field("recall@20", pattern=r"^(recall|ndcg|precision|map|map_trec|mrr|hit)@[1-9][0-9]*$")
-    """What selection maximises: a per-user metric at a length, such as ``ndcg@10``."""
+    metric: str = Field(
+        "recall@20",
+        pattern=r"^((warm|cold|harmonic)-)?(recall|ndcg|precision|map|map_trec|mrr|hit)@[1-9][0-9]*$",
+    )
+    """What selection maximises: a per-user metric at a length, such as ``ndcg@10``. With ``warm-`` or ``cold-``
+    before it, only such targets count, ranked among their own kind; ``harmonic-recall@20`` is the harmonic mean
+    of the two, for models that must be good at both."""
 
     eval_every: int = Field(5, ge=1)
     """Epochs between evaluations."""
@@ -151,10 +157,17 @@ class RunConfig(BaseModel):
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is reported."""
 
+    views: ViewsConfig = ViewsConfig()
+    """What of the catalogue becomes content, for models that read it."""
+
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         """Refuse combinations that would not mean what they say."""
         loss, negatives = self.loss, self.negatives
+        if loss.name == "none" and not MODELS.load(self.model.name).own_loss:
+            raise ValueError(
+                f"loss 'none' needs a model with an objective of its own, not {self.model.name!r}"
+            )
         if self.training.batch == "users":
             if loss.name == "bpr" or (loss.positive_in_denominator and negatives.name != "all"):
                 raise ValueError(
@@ -258,6 +271,16 @@ def _temperature(text: str) -> dict[str, Any]:
         raise InputError(f"--temperature {text!r}: {tau!r} is not a number", hint="e.g. fixed:0.1") from None
 
 
+def _fill(tree: dict[str, Any]) -> None:
+    """Lay what is given over what the model's runs default to."""
+    given = tree["model"] if isinstance(tree["model"], Mapping) else {}
+    defaults = MODELS.load(str(given.get("name", ""))).run_defaults(given)
+    for section, fields in defaults.items():
+        base = {section: dict(fields)}
+        _merge(base, {section: tree.get(section, {})})
+        tree[section] = base[section]
+
+
 def build_config(
     *,
     recipe: str | Path | None = None,
@@ -300,6 +323,7 @@ def build_config(
         _merge(tree, _override(text))
     if seed is not None:
         tree["seed"] = seed
+    _fill(tree)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:

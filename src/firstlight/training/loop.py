@@ -21,11 +21,11 @@ from torch import Tensor
 from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import derive, torch_stream
+from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
 from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
-from firstlight.models import MODELS
-from firstlight.models.base import EmbeddingModel
+from firstlight.models.base import EmbeddingModel, build_model
 from firstlight.training.config import RunConfig
 from firstlight.training.optimisers import RowAdam, all_finite, learning_rate
 from firstlight.training.steps import StepComputer
@@ -70,6 +70,7 @@ class Phase:
         judge: Evaluates the model every ``eval_every`` epochs; None if nobody watches.
         stop_early: Whether ``patience`` ends the phase.
         emit: Receives the events.
+        views: Content of the items, for models that read it.
     """
 
     def __init__(
@@ -82,21 +83,24 @@ class Phase:
         judge: Judge | None = None,
         stop_early: bool = False,
         emit: Emit = silent,
+        views: ItemViews | None = None,
     ) -> None:
         self.name, self.config = name, config
         self.epochs, self.judge, self.stop_early, self.emit = epochs, judge, stop_early, emit
         statistics = TemperatureStatistics.from_pairs(
             *_pairs(train), train.n_users, train.n_items, config.temperature.degree_quantile
         )
-        if config.temperature.name.startswith("adaptive") and config.temperature.form == "held-out":
+        adapts = config.loss.name != "none" and config.temperature.name.startswith("adaptive")
+        if adapts and config.temperature.form == "held-out":
             # A mean over a thousand pairs is steady; a small log gives up to a tenth of its pairs for it.
             share = max(config.temperature.held_out_share, min(0.1, 1000 / max(1, train.n_pairs)))
             train, held_out = carve_validation(train, share, derive(config.seed, "held-out-gap"))
             statistics = statistics.measured_on(*_pairs(held_out))
         self.train = train
         users, items = _pairs(train)
-        model_class = MODELS.load(config.model.name)
-        self.model: EmbeddingModel = model_class(config.model, train, torch_stream(config.seed, "init"))
+        model = build_model(config.model, train, torch_stream(config.seed, "init"), views)
+        assert isinstance(model, EmbeddingModel)
+        self.model = model
         self.temperature: Temperature = make_temperature(config.temperature, statistics)
         self.computer = StepComputer(config, self.model, self.temperature, train)
         self.optimiser = RowAdam(

@@ -7,22 +7,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json, write_json
 from firstlight.core.seeds import torch_stream
+from firstlight.data.catalogue import ItemViews
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
+from firstlight.evaluation.calibration import fit_offset, harmonic_mean
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
 from firstlight.models import MODELS
-from firstlight.models.base import EmbeddingModel, Recommender
+from firstlight.models.base import EmbeddingModel, Recommender, build_model
+from firstlight.models.content import ContentModel
 from firstlight.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -32,6 +37,7 @@ from firstlight.training.checkpoint import (
     writing,
 )
 from firstlight.training.config import RunConfig
+from firstlight.training.content import Content, check_content, fit_content, save_content
 from firstlight.training.loop import Judge, Phase, Progress
 from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
 
@@ -48,12 +54,15 @@ class _Context:
     """What the phases of one run share."""
 
     config: RunConfig
+    dataset: Dataset
     out: Path
     hash: str
     emit: Emit
     resumed: Checkpoint | None
     carried: dict[str, Any]
     earlier: list[dict[str, Any]]
+    #: Views of the phase that ran last, for models that read content.
+    content: Content | None = None
 
 
 def train(
@@ -83,9 +92,10 @@ def train(
     resumed = _open(out, digest, resume)
     if isinstance(resumed, dict):
         return resumed
+    check_content(config, dataset)
     if resumed is None:
         start_run(out, config, dataset, parts)
-    context = _Context(config, out, digest, emit, resumed, {}, [])
+    context = _Context(config, dataset, out, digest, emit, resumed, {}, [])
     emit("run", **_facts(dataset, config, parts))
     try:
         with _threads(config.training.threads):
@@ -104,6 +114,8 @@ def _run(context: _Context, dataset: Dataset, parts: dict[str, Interactions]) ->
     started = time.perf_counter()
     model, seen, found = _fit(context, parts)
     save_model(context.out, model, seen)
+    if context.content is not None:
+        save_content(context.out, context.content)
     result = _finish(context, dataset, parts, model, seen, found)
     result["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(context.out / "result.json", result)
@@ -196,7 +208,12 @@ def _fit(
     known = train.union(parts["valid"]) if "valid" in parts else train
     model_class = MODELS.load(config.model.name)
     if not model_class.trainable:
-        return model_class(config.model, known, torch_stream(config.seed, "init")), known, {"epochs": 0}
+        views = _views(context, known)
+        return (
+            build_model(config.model, known, torch_stream(config.seed, "init"), views),
+            known,
+            {"epochs": 0},
+        )
     epochs, selection = config.training.epochs, config.training.selection
     if selection == "none":
         phase = _phase(context, "train", known, epochs, None)
@@ -208,8 +225,16 @@ def _fit(
     found, searched = _search(context, parts)
     if not config.training.refit:
         assert searched is not None  # without a refit the last checkpoint is the search's own
-        return _best_model(context, searched.model), train, found
-    return _refit(context, parts, known, found)
+        return _calibrated(_best_model(context, searched.model), found), train, found
+    model, seen, found = _refit(context, parts, known, found)
+    return _calibrated(model, found), seen, found
+
+
+def _calibrated(model: Recommender, found: dict[str, Any]) -> Recommender:
+    """``model`` with the calibration that validation gave, if it gave one."""
+    if isinstance(model, ContentModel) and found.get("calibration", {}).get("fitted"):
+        model.calibrate(found["calibration"]["scale"], found["calibration"]["offset"])
+    return model
 
 
 def _search(context: _Context, parts: dict[str, Interactions]) -> tuple[dict[str, Any], Phase | None]:
@@ -219,9 +244,12 @@ def _search(context: _Context, parts: dict[str, Interactions]) -> tuple[dict[str
         context.carried, context.earlier = resumed.carried, list(resumed.carried["history"])
         return resumed.carried["found"], None
     config = context.config
-    judge = _judge(config, parts["valid"], parts["train"])
+    judge = _judge(config, parts["valid"], parts["train"], _pool(context.dataset))
     phase = _phase(context, "search", parts["train"], config.training.epochs, judge, stop_early=True)
     found = _found("valid", phase.progress)
+    if isinstance(phase.model, ContentModel):
+        best = _best_model(context, phase.model)
+        found |= _calibration(config, best, parts["valid"], parts["train"], _pool(context.dataset))
     context.earlier = phase.progress.history
     context.carried = {"found": found, "history": phase.progress.history}
     return found, phase
@@ -255,6 +283,14 @@ def _refit(
     return _best_model(context, phase.model), known, found
 
 
+def _views(context: _Context, log: Interactions) -> ItemViews | None:
+    """Views fitted on what ``log`` knows; they are remembered, since the last ones are saved with the run."""
+    context.content = fit_content(context.config, context.dataset, log)
+    for problem in [] if context.content is None else context.content.view_set.problems:
+        context.emit("message", text=f"content: {problem}")
+    return None if context.content is None else context.content.views
+
+
 def _phase(
     context: _Context,
     name: str,
@@ -270,7 +306,14 @@ def _phase(
     ``keep`` names the epoch whose model is kept as the best; by default it is each improvement's.
     """
     phase = Phase(
-        name, context.config, log, epochs=epochs, judge=judge, stop_early=stop_early, emit=context.emit
+        name,
+        context.config,
+        log,
+        epochs=epochs,
+        judge=judge,
+        stop_early=stop_early,
+        emit=context.emit,
+        views=_views(context, log),
     )
     if context.resumed is not None and context.resumed.phase == name:
         context.emit("message", text=f"continuing phase {name} after epoch {context.resumed.progress.epoch}")
@@ -298,7 +341,18 @@ def _best_model(context: _Context, model: Any) -> Recommender:
     return kept
 
 
-def _judge(config: RunConfig, targets: Interactions, seen: Interactions) -> Judge:
+def _pool(dataset: Dataset) -> npt.NDArray[np.bool_] | None:
+    """The items that validation ranks: all but those that the split keeps cold for the test."""
+    items = dataset.catalogue.items
+    return (items["role"] != "cold-test").to_numpy() if "role" in items.columns else None
+
+
+def _judge(
+    config: RunConfig,
+    targets: Interactions,
+    seen: Interactions,
+    pool: npt.NDArray[np.bool_] | None = None,
+) -> Judge:
     """An evaluator for selection: the metrics at the cut-off of ``training.metric`` alone."""
     metric = config.training.metric
     _, _, k = metric.partition("@")
@@ -310,13 +364,62 @@ def _judge(config: RunConfig, targets: Interactions, seen: Interactions) -> Judg
     if not k.isdigit():
         raise InputError(f"training.metric {metric!r} is not of the form recall@20")
 
+    side, _, name = metric.rpartition("-")
+    cold = seen.item_degrees == 0
+
     def judge(model: EmbeddingModel) -> dict[str, float]:
-        found = evaluate_ranking(ModelScorer(model), targets, [seen], ks=(int(k),)).metrics
-        if metric not in found:
+        scorer = ModelScorer(model)
+        found = evaluate_ranking(scorer, targets, [seen], ks=(int(k),), pool=pool).metrics
+        if name not in found:
             raise InputError(f"training.metric {metric!r} is unknown", hint=f"known: {', '.join(found)}")
-        return {key: found[key] for key in sorted({metric, f"recall@{k}", f"ndcg@{k}"})}
+        values = {key: found[key] for key in sorted({name, f"recall@{k}", f"ndcg@{k}"})}
+        return values | (_apart(scorer, targets, seen, cold, pool, name) if side else {})
 
     return judge
+
+
+def _apart(
+    scorer: ModelScorer,
+    targets: Interactions,
+    seen: Interactions,
+    cold: npt.NDArray[np.bool_],
+    pool: npt.NDArray[np.bool_] | None,
+    name: str,
+) -> dict[str, float]:
+    """A metric on warm targets among warm items, on cold targets among cold items, and the harmonic mean.
+
+    Each kind is ranked among its own, so that a model is chosen before its cold scores are calibrated.
+    """
+    values = {}
+    for side, mask in (("warm", ~cold), ("cold", cold)):
+        wanted = targets.select(mask[targets.items])
+        if wanted.n_pairs == 0:
+            raise InputError(
+                f"training.metric wants {side} validation targets, and there are none",
+                hint="split the data with --by cold-items, or choose by recall@20",
+            )
+        k = int(name.partition("@")[2])
+        ranked = mask if pool is None else mask & pool
+        values[f"{side}-{name}"] = evaluate_ranking(scorer, wanted, [seen], ks=(k,), pool=ranked).metrics[
+            name
+        ]
+    return values | {f"harmonic-{name}": float(harmonic_mean(*values.values()))}
+
+
+def _calibration(
+    config: RunConfig,
+    model: Recommender,
+    targets: Interactions,
+    seen: Interactions,
+    pool: npt.NDArray[np.bool_] | None,
+) -> dict[str, Any]:
+    """Scale and offset of cold scores, fitted on validation; nothing for models that cannot tell cold items."""
+    cold = seen.item_degrees == 0
+    if not isinstance(model, ContentModel) or not cold[targets.items].any():
+        return {}
+    k = int(config.training.metric.partition("@")[2])
+    found = fit_offset(ModelScorer(model), targets, [seen], cold, k, pool=pool)
+    return {"calibration": asdict(found)}
 
 
 def _finish(

@@ -29,6 +29,7 @@ from firstlight.models import MODELS
 from firstlight.models.base import Recommender
 from firstlight.training.checkpoint import load_tensors, save_tensors, writing
 from firstlight.training.config import RunConfig, config_yaml
+from firstlight.training.content import load_views
 
 _PARTS = ("train", "valid", "test")
 
@@ -82,7 +83,10 @@ class Run:
         if (self.path / "graph.safetensors").exists():
             built_on = _load_log(self.path / "graph.safetensors", len(self.item_ids))
         state = load_tensors(self.path / "model.safetensors")
-        return MODELS.load(config.name).from_state(config, built_on, state)  # type: ignore[no-any-return]
+        model: Recommender = MODELS.load(config.name).from_state(
+            config, built_on, state, load_views(self.path)
+        )
+        return model
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -133,7 +137,10 @@ def run_hash(config: RunConfig, dataset: Dataset) -> str:
     """Hash of everything that decides the result: config (threads apart) and data."""
     tree = config.model_dump(mode="json")
     tree["training"].pop("threads")
-    return hash_strings([json.dumps(tree, sort_keys=True), dataset.content_hash])
+    parts = [json.dumps(tree, sort_keys=True), dataset.content_hash]
+    if MODELS.load(config.model.name).needs_views:
+        parts.append(dataset.catalogue.content_hash)
+    return hash_strings(parts)
 
 
 def start_run(out: Path, config: RunConfig, dataset: Dataset, parts: dict[str, Interactions]) -> None:

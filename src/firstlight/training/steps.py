@@ -23,7 +23,7 @@ class StepResult:
 
     Attributes:
         total: Scalar to differentiate.
-        ranking: Mean ranking loss, detached.
+        ranking: Mean ranking loss, detached; the whole loss where there is no ranking loss.
     """
 
     total: Tensor
@@ -52,6 +52,8 @@ class StepComputer:
         """Loss of ``(rows,)`` user–item pairs."""
         drawn = self.sampler.draw(users, positives, rng)
         encoded = self.model.encode(step, rng)
+        if self.config.loss.name == "none":
+            return self._finish(torch.zeros(()), encoded, users, positives, drawn)
         if self.config.negatives.name == "all":
             user_vectors, table = self.model.vectors(encoded, users, None)
             positive_vectors = F.embedding(positives, table)
@@ -118,6 +120,8 @@ class StepComputer:
     ) -> StepResult:
         negatives = positives if drawn.in_batch else drawn.ids
         uses = 1.0 if drawn.index is None or negatives is None else drawn.index.numel() / len(negatives)
-        batch = Batch(users, positives, negatives, uses)
+        batch = Batch(users, positives, negatives, uses, drawn.index)
         extra = self.model.extra_losses(encoded, batch)  # type: ignore[arg-type]
-        return StepResult(ranking + sum(extra.values()), float(ranking.detach()))
+        total = ranking + sum(extra.values())
+        watched = total if self.config.loss.name == "none" else ranking
+        return StepResult(total, float(watched.detach()))

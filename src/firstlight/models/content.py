@@ -1,0 +1,223 @@
+"""The seam of models that read content: item vectors from features alone, and a fair place for cold items.
+
+An item is *cold* if the log that the model was built on holds no pair of it. Its vector comes from content, by the
+same :meth:`ContentModel.content_vectors` whether it was in the catalogue during training or arrives a year later, so
+adding an item changes no other vector. Scores of cold and warm items are made comparable by a scale and an additive
+offset on cold vectors, fitted on cold validation items (:mod:`firstlight.evaluation.cold`); the offset lives in one
+more dimension that is one for every user, so that a score stays an inner product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from firstlight.core.errors import InputError
+from firstlight.data.catalogue import FeatureMatrix, ItemViews
+from firstlight.data.interactions import Interactions
+from firstlight.models.base import EmbeddingConfig, EmbeddingModel
+
+#: Users that the map of :func:`fold_in` is fitted on, at most.
+_FITTED = 10_000
+
+
+@dataclass(frozen=True)
+class ContentRows:
+    """Content of some items, view by view.
+
+    Attributes:
+        values: One ``(n, dim_m)`` float32 matrix a view; rows of absent items are zero.
+        present: ``(n, n_views)`` bool.
+    """
+
+    values: tuple[Tensor, ...]
+    present: Tensor
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __getitem__(self, rows: Tensor) -> ContentRows:
+        """The chosen items, in that order."""
+        return ContentRows(tuple(view[rows] for view in self.values), self.present[rows])
+
+    def joined(self) -> Tensor:
+        """``(n, Σ dim_m)``: all views side by side."""
+        return torch.cat(self.values, dim=1)
+
+
+def content_rows(views: ItemViews, dims: Mapping[str, int]) -> ContentRows:
+    """Views as tensors, in the order of ``dims``.
+
+    Args:
+        views: View name → rows; a view that is missing altogether is absent for every item.
+        dims: The views that a model was built with, and their widths.
+
+    Raises:
+        InputError: A view has another width, there is no known view, or the row counts differ.
+    """
+    known = [name for name in dims if name in views]
+    if not known:
+        raise InputError(
+            f"none of the views that the model reads is given ({', '.join(dims)})",
+            hint=f"given: {', '.join(views) or 'none'}",
+        )
+    n = len(views[known[0]].present)
+    values, present = [], []
+    for name, dim in dims.items():
+        matrix = views.get(name)
+        if matrix is None:
+            matrix = FeatureMatrix(np.zeros((n, dim), np.float32), np.zeros(n, np.bool_))
+        if matrix.values.shape != (n, dim):
+            raise InputError(f"view {name!r} has shape {matrix.values.shape}, the model reads {(n, dim)}")
+        present.append(torch.from_numpy(np.ascontiguousarray(matrix.present)))
+        rows = torch.from_numpy(np.ascontiguousarray(matrix.values, np.float32))
+        values.append(rows * present[-1][:, None])
+    return ContentRows(tuple(values), torch.stack(present, dim=1))
+
+
+class ContentModel(EmbeddingModel):
+    """A model with ID tables that can also make an item's vector from its content.
+
+    A subclass defines :meth:`content_vectors` and, where tables are not looked up directly, ``encode``/``vectors``.
+
+    Args:
+        config: The model's config.
+        train: The training log.
+        rng: Random stream of the start.
+        views: Content of the items, row-aligned to the log. Standardised by whoever made them (``views/``).
+    """
+
+    needs_views = True
+
+    def __init__(
+        self,
+        config: EmbeddingConfig,
+        train: Interactions,
+        rng: torch.Generator | None = None,
+        views: ItemViews | None = None,
+    ) -> None:
+        super().__init__(config, train, rng)
+        if not views:
+            raise InputError("this model reads content, and no view is given")
+        #: View name → width, in the order of :attr:`content`.
+        self.view_dims = {name: matrix.values.shape[1] for name, matrix in views.items()}
+        self.content = content_rows(views, self.view_dims)
+        if len(self.content) != train.n_items:
+            raise InputError(f"the views have {len(self.content)} rows, the log has {train.n_items} items")
+        #: ``(n_items,)`` bool: items without a pair in the log.
+        self.cold = torch.from_numpy(train.item_degrees == 0)
+        self.register_buffer("cold_scale", torch.ones(()))
+        self.register_buffer("cold_offset", torch.zeros(()))
+        self.cold_scale: Tensor
+        self.cold_offset: Tensor
+
+    def content_vectors(self, rows: ContentRows) -> Tensor:
+        """``(n, dim)`` vectors of items from content alone, in scoring space, before calibration.
+
+        A row's vector must depend on that row only (and on what training left), never on the rows beside it.
+        """
+        raise NotImplementedError
+
+    def raw_vectors(self) -> tuple[Tensor, Tensor]:
+        """User and item vectors in scoring space as training left them, cold items not yet replaced."""
+        return self.training_space()
+
+    @torch.no_grad()
+    def encode_items(self, views: ItemViews) -> Tensor:
+        """Vectors of items from content alone, as they stand beside :meth:`item_vectors`.
+
+        Args:
+            views: View name → rows of the new items; views may be missing, as a whole or per item.
+
+        Returns:
+            ``(n, dim + 1)`` in scoring space, calibrated.
+        """
+        return self._as_cold(self.content_vectors(content_rows(views, self.view_dims)))
+
+    def _as_cold(self, vectors: Tensor) -> Tensor:
+        offset = self.cold_offset.expand(len(vectors), 1)
+        return torch.cat([vectors * self.cold_scale, offset], dim=1)
+
+    @torch.no_grad()
+    def encode_users(self, histories: Interactions) -> Tensor:
+        """Vectors of users that training never saw, from what they clicked.
+
+        Args:
+            histories: ``(n, n_items)`` log of the new users over the model's item rows.
+
+        Returns:
+            ``(n, dim + 1)`` in scoring space: the history's mean, mapped to where training puts users
+            (:func:`fold_in`); zero without a click. For a fifth of the users of MovieLens (small), kept out of
+            training of a two-tower model, Recall@20 on cold and on warm test items was .24 and .12 with the mean
+            alone, .29 and .23 with this map, and .31 and .26 with a gradient fit of each user by the training loss,
+            which only a caller that knows the loss could make.
+        """
+        users, items = self.vectors_for_scoring()
+        made = fold_in(items[:, :-1], users[:, :-1], self.log, histories)
+        if self.config.normalise in ("both", "user"):
+            made = F.normalize(made, dim=1)
+        return _with_one(made)
+
+    @torch.no_grad()
+    def vectors_for_scoring(self) -> tuple[Tensor, Tensor]:
+        """Both sides, ``(·, dim + 1)``; cold items by their content."""
+        users, items = self.raw_vectors()
+        cold = self.cold.nonzero()[:, 0]
+        items = torch.cat([items, items.new_zeros(len(items), 1)], dim=1)
+        if len(cold):
+            items[cold] = self._as_cold(self.content_vectors(self.content[cold])).to(items.dtype)
+        return _with_one(users), items
+
+    def calibrate(self, scale: float, offset: float) -> None:
+        """Set how cold vectors are scaled and what is added to their scores."""
+        self.cold_scale.fill_(scale)
+        self.cold_offset.fill_(offset)
+
+
+def mean_of_history(items: Tensor, histories: Interactions) -> Tensor:
+    """``(n, dim)`` mean over each history of rows of ``items`` ``(n_items, dim)``; zero for an empty history."""
+    rows = torch.from_numpy(histories.items.astype(np.int64))
+    starts = torch.from_numpy(histories.indptr[:-1].astype(np.int64))
+    return F.embedding_bag(rows, items.contiguous(), starts, mode="mean")
+
+
+def fold_in(items: Tensor, users: Tensor, log: Interactions, histories: Interactions) -> Tensor:
+    """Vectors of users that training never saw, in the place where training would have put them.
+
+    The mean of a history's item vectors is where the items are, not where users were pushed to, away from what they did
+    not click. A ridge regression from mean (and a constant) to vector, over the training users, learns the difference.
+
+    Args:
+        items: ``(n_items, dim)`` item vectors.
+        users: ``(n_users, dim)`` vectors of the training users.
+        log: Their histories.
+        histories: ``(n, n_items)`` of the new users.
+
+    Returns:
+        ``(n, dim)``; zero for an empty history.
+    """
+    known = np.flatnonzero(log.user_degrees)
+    new = torch.from_numpy(histories.user_degrees > 0)
+    if not len(known):
+        return items.new_zeros(len(new), items.shape[1])
+    known = known[:: -(-len(known) // _FITTED)]
+    chosen = np.zeros(log.n_users, np.bool_)
+    chosen[known] = True
+    means = mean_of_history(items, log.select(chosen[log.users]))[known]
+    inputs = torch.cat([means, means.new_ones(len(means), 1)], dim=1)
+    normal = inputs.T @ inputs
+    # A hundredth of the mean diagonal: from a tenth to ten times as much made no difference on MovieLens.
+    ridge = 0.01 * normal.diagonal().mean() * torch.eye(len(normal))
+    weights = torch.linalg.solve(normal + ridge, inputs.T @ users[known])
+    made: Tensor = mean_of_history(items, histories) @ weights[:-1] + weights[-1]
+    return made * new[:, None]
+
+
+def _with_one(users: Tensor) -> Tensor:
+    """A last coordinate of one: what the offset of cold items is multiplied by."""
+    return torch.cat([users, users.new_ones(len(users), 1)], dim=1)

@@ -1,0 +1,693 @@
+"""MHCR: multi-view hypergraph contrastive recommendation of micro-videos (Lyu, Zhou & Hu, arXiv 2409.09638).
+
+Three sources make a vector (numbers in brackets are sections of the method's specification in this project's notes):
+
+* the click graph: LightGCN over users and items (2.1);
+* an item–item graph per content view: gated item vectors are averaged over content neighbours, and handed on to users;
+  attention over views splits the result into a common and a specific part (2.2, 2.3);
+* a learned hypergraph per content view: items and, through what they clicked, users join K soft hyperedges (2.4, 2.5).
+
+Three settings share the code. ``released`` and ``paper`` reproduce the authors' code and what the paper draws;
+``best`` is ours: content alone can stand for an item that nobody has clicked, because training hides the IDs of a
+share of the items in every step and makes content rank in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from firstlight.data.catalogue import ItemViews
+from firstlight.data.interactions import Interactions
+from firstlight.graphs.hypergraph import HyperNorm, hyperedge_vectors, memberships
+from firstlight.graphs.knn import Neighbours, Normalisation, nearest, nearest_unit, neighbour_map
+from firstlight.graphs.propagation import BipartitePropagation, SparseMap
+from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
+from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, Encoded, ModelConfig
+from firstlight.models.content import ContentModel, ContentRows
+from firstlight.models.layers import BatchNorm, Linear, drop, made_again, xavier
+
+#: What the two reproducing settings change; ``best`` is the defaults of the fields.
+_PAPER: dict[str, Any] = {
+    "normalise": "none",
+    "layers": 7,
+    "hyper_layers": 4,
+    "hyper_weight": 0.05,
+    "hyper_dropout": 0.3,
+    "membership_noise": True,
+    "hyper_norm": "none",
+    "user_memberships": "sum",
+    "gates": "shared",
+    "self_neighbour": True,
+    "fusion": "side",
+    "content_weight": 0.0,
+    "cold_share": 0.0,
+    "batch_l2": 1e-4,
+    "table_norm": 0.1,
+    "side_contrast": 0.01,
+    "hyper_contrast": "joint",
+    "hyper_contrast_weight": 1e-5,
+    "cross_contrast": "ranks",
+    "cross_contrast_weight": 0.01,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "best": {},
+    "paper": _PAPER,
+    "released": {**_PAPER, "fusion": "last-layer"},
+}
+
+
+class MHCRConfig(EmbeddingConfig):
+    """Config of :class:`MHCR`.
+
+    Fields that are not given take the value of the ``setting``; the defaults below are those of ``best``.
+    """
+
+    name: Literal["mhcr"] = "mhcr"
+
+    setting: Literal["best", "paper", "released"] = "best"
+    """Where the defaults come from. ``released``: the authors' code, in which a misnamed variable puts the last
+    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. Of the
+    released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
+    makes an unseen item's features strangers to the model, the second makes metrics random."""
+
+    layers: int = Field(2, ge=0)
+    """Layers of the user–item graph (paper: L; released: 7)."""
+
+    item_layers: int = Field(1, ge=1)
+    """Layers of the item–item graphs (L_i)."""
+
+    neighbours: int = Field(10, ge=1)
+    """Content neighbours of an item (knn_k)."""
+
+    self_neighbour: bool = False
+    """Whether an item is its own first neighbour, as released. A cold item has no ID to pass to itself, so ``best``
+    averages over other, warm items only, and warm and cold items are made by one rule."""
+
+    hyperedges: int = Field(32, ge=1)
+    """Hyperedges per view (K)."""
+
+    hyper_layers: int = Field(1, ge=1)
+    """Layers of the hypergraphs (L_h; released: 4, which without normalisation leaves one direction)."""
+
+    hyper_norm: HyperNorm = "edges"
+    """Division by the hyperedge's total membership, or ``none`` as released."""
+
+    membership_temperature: float = Field(0.5, gt=0)
+    """Temperature of the memberships (τ of the Gumbel softmax; not the loss's)."""
+
+    membership_noise: bool = False
+    """Gumbel noise on memberships in training."""
+
+    user_memberships: Literal["sum", "mean"] = "mean"
+    """A user's logits: sum of those of their items, as released (they saturate with activity), or mean."""
+
+    hyper_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of memberships set to zero in training (released: 1 − keep_rate = .3)."""
+
+    hyper_weight: float = Field(0.2, ge=0)
+    """Weight of the normalised hypergraph vector (α); 0 switches it off."""
+
+    gates: Literal["views", "shared"] = "views"
+    """One gate per view and another for the specific parts, without batch normalisation; or, as released, one
+    gate with batch normalisation for all of them."""
+
+    fusion: Literal["side", "last-layer", "none"] = "side"
+    """What joins the click-graph vector: the content side (figure), the last LightGCN layer (released code), or
+    nothing."""
+
+    content_weight: float = Field(1.0, ge=0)
+    """Weight of the vector that a two-layer network makes of an item's content; ours. It stands in for the ID part
+    of cold items (the spec's ID generator), trained by ranking; 0 as in paper and code."""
+
+    user_content: float = Field(1.0, ge=0)
+    """Weight of the mean of those vectors over a user's items, added to the user's; ours."""
+
+    content_hidden: int = Field(256, ge=1)
+    """Width of that network's hidden layer."""
+
+    content_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on its hidden layer."""
+
+    cold_share: float = Field(0.3, ge=0, lt=1)
+    """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
+    from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
+
+    scoring: Literal["trained", "dot"] = "trained"
+    """Rank by what training compared (cosine, if normalised), or by the raw inner product."""
+
+    batch_l2: float = Field(0.0, ge=0)
+    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight)."""
+
+    table_norm: float = Field(0.0, ge=0)
+    """Weight of (‖Z_U‖_F + ‖Z_I‖_F)/n_items (embloss_weight; negligible by construction, for parity)."""
+
+    side_contrast: float = Field(0.0, ge=0)
+    """Weight of the InfoNCE between content side and click-graph vector (cl_loss)."""
+
+    hyper_contrast: Literal["pairs", "joint"] = "pairs"
+    """Contrast among the views' hypergraph vectors: InfoNCE of every pair of views, or the released sum over a
+    batch against one view's table."""
+
+    hyper_contrast_weight: float = Field(0.0, ge=0)
+    """Its weight (hc_loss_weight)."""
+
+    joint_table: int = Field(-1, ge=-1)
+    """Place of the view whose table holds the negatives of ``joint`` (released: text)."""
+
+    cross_contrast: Literal["nodes", "ranks"] = "nodes"
+    """Contrast between a view's hypergraph vector and its item–item vector: InfoNCE of the batch's nodes, or the
+    released comparison of sorted coordinates over all nodes."""
+
+    cross_contrast_weight: float = Field(0.0, ge=0)
+    """Its weight (ghc_weight)."""
+
+    contrast_temperature: float = Field(0.2, gt=0)
+    """Temperature of the contrastive terms (the sorted comparison has its own, .1)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, values: Any) -> Any:
+        """Fill what is not given from the setting."""
+        if isinstance(values, Mapping):
+            return {**SETTINGS.get(str(values.get("setting", "best")), {}), **values}
+        return values
+
+
+class Nodes(NamedTuple):
+    """Vectors of users and items, and the table that they are the two parts of."""
+
+    users: Tensor
+    items: Tensor
+    both: Tensor
+
+
+@dataclass(frozen=True)
+class MHCREncoded(Encoded):
+    """One forward pass.
+
+    Attributes:
+        clicks: Click-graph vectors of users and items.
+        side: Content side of users and items.
+        views: Per view, item–item graph vectors of users and items (E_m).
+        hyper: Per view, hypergraph vectors of users and items (E_m^H).
+        hidden: ``(n_items,)`` bool: items treated as cold in this pass.
+    """
+
+    clicks: tuple[Tensor, Tensor]
+    side: tuple[Tensor, Tensor] | None
+    views: list[Nodes]
+    hyper: list[Nodes]
+    hidden: Tensor
+
+
+class _Gate(nn.Module):
+    """σ(Gz + b): which coordinates of an ID pass, given content."""
+
+    def __init__(self, dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.inner = Linear(dim, dim, rng)
+
+    def forward(self, z: Tensor, training: bool) -> Tensor:
+        passed: Tensor = self.inner(z).sigmoid()
+        return passed
+
+
+class _NormGate(nn.Module):
+    """σ(BN(G₂·ReLU(BN(G₁z + b₁)) + b₂)), as released."""
+
+    def __init__(self, dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.first, self.second = Linear(dim, dim, rng), Linear(dim, dim, rng)
+        self.first_norm, self.second_norm = BatchNorm(dim), BatchNorm(dim)
+
+    def forward(self, z: Tensor, training: bool) -> Tensor:
+        hidden = self.first_norm(self.first(z), training).relu()
+        passed: Tensor = self.second_norm(self.second(hidden), training).sigmoid()
+        return passed
+
+
+class _Attention(nn.Module):
+    """q·tanh(Cz + c), with batch normalisation inside the tanh as released."""
+
+    def __init__(self, dim: int, normed: bool, rng: torch.Generator) -> None:
+        super().__init__()
+        self.inner, self.query = Linear(dim, dim, rng), Linear(dim, 1, rng, bias=False)
+        self.norm = BatchNorm(dim) if normed else None
+
+    def forward(self, z: Tensor, training: bool) -> Tensor:
+        inner = self.inner(z)
+        if self.norm is not None:
+            inner = self.norm(inner, training)
+        scores: Tensor = self.query(inner.tanh())[:, 0]
+        return scores
+
+
+class _Generator(nn.Module):
+    """Two layers from an item's joined content to a vector in the ID's place."""
+
+    def __init__(self, inputs: int, hidden: int, dim: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.first, self.second = Linear(inputs, hidden, rng), Linear(hidden, dim, rng)
+
+    def forward(self, x: Tensor, dropout: float, rng: torch.Generator | None) -> Tensor:
+        vectors: Tensor = self.second(drop(F.leaky_relu(self.first(x)), dropout, rng))
+        return vectors
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What encoding new rows reads of a trained model; computed once, see :meth:`MHCR._learned`."""
+
+    units: list[Tensor]
+    """Per view, normalised content of the catalogue: the keys of a new item's neighbours."""
+    sources: list[Tensor]
+    """Per view, what an item hands to its content neighbours."""
+    nodes: list[Tensor]
+    """Per view, item half of E_m: what an item hands to users."""
+    held: list[Tensor]
+    """Per view, hyperedge vectors."""
+    logits: list[Tensor]
+    """Per view, hyperedge logits of the items."""
+    layers: Tensor
+    """``(n_items, dim)`` sum of the click graph's item layers 0…L−1: what an item hands to users, all layers."""
+    last: Tensor
+    """``(n_items, dim)`` item layer L−1."""
+    content: Tensor | None
+    """``(n_items, dim)`` what the network makes of content."""
+
+
+class MHCR(ContentModel):
+    """The recommender; see the module."""
+
+    Config = MHCRConfig
+    config: MHCRConfig
+
+    @classmethod
+    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """BPR as published for the reproducing settings; for ``best`` every user against every warm item."""
+        if given.get("setting", "best") != "best":
+            return {**PUBLISHED_BPR, "training": {"lr": 1e-3, "batch_size": 2048, "schedule": "constant"}}
+        return {
+            "loss": {"name": "softmax"},
+            "temperature": {"name": "fixed", "tau": 0.1},
+            "negatives": {"name": "all"},
+            "training": {"batch": "users", "epochs": 30, "eval_every": 2, "patience": 4},
+        }
+
+    def __init__(
+        self,
+        config: MHCRConfig,
+        train: Interactions,
+        rng: torch.Generator | None = None,
+        views: ItemViews | None = None,
+        *,
+        neighbours: list[Neighbours] | None = None,
+    ) -> None:
+        super().__init__(config, train, rng, views)
+        assert rng is not None
+        # Counted once: they are part of the state, so that loading a run does not rank the catalogue against itself.
+        found = neighbours or [self._neighbours(values) for values in self.content.values]
+        for view, near in enumerate(found):
+            self.register_buffer(f"neighbour_ids_{view}", near.ids.to(torch.int32))
+            self.register_buffer(f"neighbour_cosines_{view}", near.similarities)
+        dims, dim = list(self.view_dims.values()), config.dim
+        shared = config.gates == "shared"
+        self.projections = nn.ModuleList(Linear(width, dim, rng) for width in dims)
+        gate: type[_NormGate] | type[_Gate] = _NormGate if shared else _Gate
+        self.gates = nn.ModuleList(gate(dim, rng) for _ in range(1 if shared else len(dims)))
+        self.specific = None if shared else _Gate(dim, rng)
+        self.attention = _Attention(dim, shared, rng)
+        self.edges = nn.ParameterList(xavier(width, config.hyperedges, rng) for width in dims)
+        self.generator = _Generator(sum(dims), config.content_hidden, dim, rng)
+        self._cache: tuple[tuple[int, ...], _Learned] | None = None
+        self._build_graphs(torch.float32)
+
+    def _build_graphs(self, dtype: torch.dtype) -> None:
+        log, config = self.log, self.config
+        self.hop = BipartitePropagation(log.indptr, log.items, self.n_items, dtype=dtype)
+        power = 1.0 if config.user_memberships == "mean" else 0.0
+        self.history = BipartitePropagation(log.indptr, log.items, self.n_items, power, 0.0, dtype)
+        self.graphs = []
+        for view in range(len(self.content.values)):
+            ids = getattr(self, f"neighbour_ids_{view}").long()
+            near = Neighbours(ids, getattr(self, f"neighbour_cosines_{view}"))
+            normalisation: Normalisation = "rows" if self._inductive else "symmetric"
+            self.graphs.append(neighbour_map(near, self.n_items, normalisation=normalisation, dtype=dtype))
+
+    def _neighbours(self, values: Tensor) -> Neighbours:
+        """Content neighbours of the whole catalogue in one view."""
+        if self._inductive:
+            return nearest(values, values, self.config.neighbours, allowed=~self.cold, without_self=True)
+        return nearest(values, values, self.config.neighbours)
+
+    @classmethod
+    def from_state(
+        cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor], views: ItemViews | None = None
+    ) -> Self:
+        """As the base, with the neighbours that training counted."""
+        assert isinstance(config, MHCRConfig)
+        known = [
+            Neighbours(state[f"neighbour_ids_{view}"].long(), state[f"neighbour_cosines_{view}"])
+            for view in range(len(views or {}))
+        ]
+        plain = config.model_copy(update={"init": "xavier"})
+        model = cls(plain, log, torch.Generator(), neighbours=known, **cls._content(views))
+        model.load_state_dict(state)
+        model.config = config
+        return model
+
+    def double(self) -> MHCR:
+        """The model with all constants in double precision too, for tests."""
+        super().double()
+        self.content = ContentRows(tuple(v.double() for v in self.content.values), self.content.present)
+        for view, values in enumerate(self.content.values):
+            near = self._neighbours(values)
+            setattr(self, f"neighbour_ids_{view}", near.ids.to(torch.int32))
+            setattr(self, f"neighbour_cosines_{view}", near.similarities)
+        self._build_graphs(torch.float64)
+        return self
+
+    @property
+    def _inductive(self) -> bool:
+        """Whether cold items are told from warm ones; the reproducing settings do not."""
+        return not self.config.self_neighbour
+
+    # -- the forward pass -----------------------------------------------------------------------------------
+
+    def encode(self, step: int, rng: torch.Generator | None) -> MHCREncoded:
+        """Everything of one step, on all users and items."""
+        hidden, training = self._hidden(rng), rng is not None
+        clicks, last = self._clicks()
+        shown = clicks[0], clicks[1] * ~hidden[:, None]
+        views: list[Nodes] = []
+        side = None
+        if self._needs_side(training):
+            views = self._item_graphs(self._sources(training))
+            side = self._fuse(views, shown, training)
+        hyper: list[Nodes] = []
+        if self.config.hyper_weight or self.config.hyper_contrast_weight or self.config.cross_contrast_weight:
+            hyper, _ = self._hypergraphs(clicks[1], rng)
+        added = {"side": side, "last-layer": last, "none": None}[self.config.fusion]
+        content = self._generated(self.content, rng)
+        tastes = self._tastes(content, self.history.users_from)
+        users = self._sum(shown[0], None if added is None else added[0], [pair[0] for pair in hyper], tastes)
+        items = self._sum(shown[1], None if added is None else added[1], [pair[1] for pair in hyper], content)
+        return MHCREncoded(users, items, rng, clicks, side, views, hyper, hidden)
+
+    def _needs_side(self, training: bool) -> bool:
+        """Whether the content side is read: by the score, or by a term of the objective."""
+        config = self.config
+        contrasted = config.side_contrast > 0 or config.cross_contrast_weight > 0
+        return config.fusion == "side" or (training and contrasted)
+
+    def _hidden(self, rng: torch.Generator | None) -> Tensor:
+        """Items without an ID in this pass: the log's cold ones, and in training a share of the others."""
+        if not self._inductive:
+            return torch.zeros_like(self.cold)
+        if rng is None or self.config.cold_share == 0:
+            return self.cold
+        return self.cold | (torch.rand(self.n_items, generator=rng) < self.config.cold_share)
+
+    def _clicks(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """LightGCN: mean over layers, and the last layer."""
+        users: Tensor = self.user_table
+        items: Tensor = self.item_table
+        sum_users, sum_items = users, items
+        for _ in range(self.config.layers):
+            users, items = self.hop(users, items)
+            sum_users, sum_items = sum_users + users, sum_items + items
+        share = 1 / (self.config.layers + 1)
+        return (sum_users * share, sum_items * share), (users, items)
+
+    def _sources(self, training: bool) -> list[Tensor]:
+        """Per view, the gated item vectors P_m that neighbours receive."""
+        gated = []
+        for index, (values, projection) in enumerate(zip(self.content.values, self.projections, strict=True)):
+            gate = self.gates[index if len(self.gates) > 1 else 0]
+            gated.append(self.item_table * gate(projection(values), training))
+        return gated
+
+    def _item_graphs(self, sources: list[Tensor]) -> list[Nodes]:
+        """Per view, propagated item vectors and what users receive of them (E_m)."""
+        result = []
+        for graph, items in zip(self.graphs, sources, strict=True):
+            for _ in range(self.config.item_layers):
+                items = graph(items)
+            result.append(self._pair(self.hop.users_from(items), items))
+        return result
+
+    def _pair(self, users: Tensor, items: Tensor) -> Nodes:
+        """Users and items as the two parts of one table, so that what reads all nodes need not copy them."""
+        both = torch.cat([users, items])
+        first, second = torch.split(both, [self.n_users, self.n_items])
+        return Nodes(first, second, both)
+
+    def _fuse(
+        self, views: list[Nodes], clicks: tuple[Tensor, Tensor], training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The content side E_side of users and items, in one pass: batch normalisation runs over all nodes."""
+        nodes = [pair.both for pair in views]
+        # The reproducing settings know no missing views; a user has every view.
+        items = self.content.present if self._inductive else torch.ones_like(self.content.present)
+        present = torch.cat([items.new_ones(self.n_users, len(views)), items])
+        joint = torch.cat(clicks)
+        if training and not self._inductive:
+            # Batch normalisation and tanh over all nodes would keep a dozen tables, for a term of rows of the batch.
+            joined = made_again(
+                lambda own, *of_views: self._fused(list(of_views), own, present, True), self, [joint, *nodes]
+            )
+        else:
+            joined = self._fused(nodes, joint, present, training)
+        return joined[: self.n_users], joined[self.n_users :]
+
+    def _fused(self, nodes: list[Tensor], clicks: Tensor, present: Tensor, training: bool) -> Tensor:
+        """Attention's common part and gated specific parts, over the views that are there (2.3)."""
+        scores = torch.stack([self.attention(node, training) for node in nodes], dim=1)
+        weights = scores.masked_fill(~present, -1e9).softmax(dim=1) * present
+        common = sum((weights[:, m : m + 1] * node for m, node in enumerate(nodes)), torch.zeros(()))
+        specific = self.gates[0] if self.specific is None else self.specific
+        gate = specific(clicks, training)
+        # Σ_m g ⊙ (E_m − E_com) over the views that are there, with one product in place of one a view
+        shown = sum((node * present[:, m : m + 1] for m, node in enumerate(nodes)), torch.zeros(()))
+        count = present.sum(dim=1, keepdim=True)
+        joined: Tensor = (gate * (shown - count * common) + common) / (count + 1)
+        return joined
+
+    def _hypergraphs(
+        self, items: Tensor, rng: torch.Generator | None
+    ) -> tuple[list[Nodes], list[tuple[Tensor, Tensor]]]:
+        """Per view, hypergraph vectors of users and items (E_m^H); and hyperedge vectors with item logits."""
+        config = self.config
+        noise = rng if config.membership_noise else None
+        result, learned = [], []
+        for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
+            logits = values @ edges
+            of_items = memberships(logits, config.membership_temperature, noise)
+            of_users = memberships(self.history.users_from(logits), config.membership_temperature, noise)
+            if self._inductive:
+                of_items = of_items * self.content.present[:, view : view + 1]
+            of_items, of_users = (
+                drop(members, config.hyper_dropout, rng) for members in (of_items, of_users)
+            )
+            senders = of_items * ~self.cold[:, None] if self._inductive else of_items
+            held = hyperedge_vectors(senders, items, config.hyper_layers, config.hyper_norm)
+            result.append(self._pair(of_users @ held, of_items @ held))
+            learned.append((held, logits))
+        return result, learned
+
+    def _generated(self, rows: ContentRows, rng: torch.Generator | None) -> Tensor | None:
+        """What the network makes of content (the ID generator), or None where it is off."""
+        if self.config.content_weight == 0:
+            return None
+        made: Tensor = self.generator(rows.joined(), self.config.content_dropout, rng)
+        return made * self.config.content_weight
+
+    def _tastes(self, content: Tensor | None, gather: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """What users receive of the content vectors of their items, or None."""
+        if content is None or self.config.user_content == 0:
+            return None
+        return gather(content) * self.config.user_content
+
+    def _sum(
+        self, clicks: Tensor, added: Tensor | None, hyper: list[Tensor], content: Tensor | None
+    ) -> Tensor:
+        """Z: the click-graph vector, what fusion adds, α times the normalised hypergraph sum, and content."""
+        total = clicks if added is None else clicks + added
+        if self.config.hyper_weight and hyper:
+            total = total + self.config.hyper_weight * F.normalize(sum(hyper[1:], hyper[0]), dim=1)
+        return total if content is None else total + content
+
+    def sparse_rows(self) -> list[str]:
+        """Propagation touches every row."""
+        return []
+
+    # -- losses beside the ranking loss ---------------------------------------------------------------------
+
+    def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
+        """The paper's further terms, each under its weight; those of weight zero are not computed (3)."""
+        assert isinstance(encoded, MHCREncoded)
+        config, terms = self.config, super().extra_losses(encoded, batch)
+        users, user_counts = torch.unique(batch.users, return_counts=True)
+        items, item_counts = torch.unique(batch.positives, return_counts=True)
+        both = (0, users, user_counts), (1, items, item_counts)
+        if config.batch_l2:
+            terms["batch-l2"] = config.batch_l2 * self._batch_squares(encoded, batch)
+        if config.table_norm and encoded.users is not None and encoded.items is not None:
+            norms = torch.linalg.norm(encoded.users) + torch.linalg.norm(encoded.items)
+            terms["table-norm"] = config.table_norm * norms / self.n_items
+        if config.side_contrast and encoded.side is not None:
+            terms["side-contrast"] = config.side_contrast * _total(
+                info_nce(
+                    encoded.side[kind][rows], encoded.clicks[kind][rows], config.contrast_temperature, counts
+                )
+                for kind, rows, counts in both
+            )
+        if config.hyper_contrast_weight and len(encoded.hyper) > 1:
+            terms["hyper-contrast"] = config.hyper_contrast_weight * _total(
+                self._hyper_contrast(encoded, *side) for side in both
+            )
+        if config.cross_contrast_weight:
+            terms["cross-contrast"] = config.cross_contrast_weight * self._cross_contrast(encoded, both)
+        return terms
+
+    def _batch_squares(self, encoded: Encoded, batch: Batch) -> Tensor:
+        assert encoded.users is not None
+        assert encoded.items is not None
+        squares = encoded.users[batch.users].square().sum() + encoded.items[batch.positives].square().sum()
+        if batch.negatives is not None:
+            squares = squares + batch.negative_uses * encoded.items[batch.negatives].square().sum()
+        return squares / 2 / len(batch.users)
+
+    def _hyper_contrast(self, encoded: MHCREncoded, kind: int, rows: Tensor, counts: Tensor) -> Tensor:
+        config = self.config
+        views = [pair[kind][rows] for pair in encoded.hyper]
+        if config.hyper_contrast == "pairs":
+            return pairwise_contrast(views, config.contrast_temperature, counts)
+        return joint_contrast(
+            views, encoded.hyper[config.joint_table][kind], config.contrast_temperature, counts
+        )
+
+    def _cross_contrast(self, encoded: MHCREncoded, both: tuple[tuple[int, Tensor, Tensor], ...]) -> Tensor:
+        total = torch.zeros(())
+        for hyper, graph in zip(encoded.hyper, encoded.views, strict=True):
+            if self.config.cross_contrast == "ranks":
+                order = self._permutation(encoded.rng)
+                total = total + rank_contrast(hyper.both, graph.both, order, 0.1)
+                continue
+            for kind, rows, counts in both:
+                total = total + info_nce(
+                    hyper[kind][rows], graph[kind][rows], self.config.contrast_temperature, counts
+                )
+        return total
+
+    def _permutation(self, rng: torch.Generator | None) -> Tensor:
+        """Which node is whose negative in the comparison of sorted coordinates."""
+        return torch.randperm(self.n_users + self.n_items, generator=rng)
+
+    # -- after training -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def raw_vectors(self) -> tuple[Tensor, Tensor]:
+        """Users and items as training compares them, or before normalisation."""
+        encoded = self.encode(0, None)
+        assert encoded.users is not None
+        assert encoded.items is not None
+        if self.config.scoring == "dot":
+            return encoded.users, encoded.items
+        return self._normalised(encoded.users, encoded.items)
+
+    def _learned(self) -> _Learned:
+        """What new rows are encoded with; computed again only after a parameter changed."""
+        state = tuple(parameter._version for parameter in self.parameters())
+        if self._cache is None or self._cache[0] != state:
+            clicks, _ = self._clicks()
+            hyper = self._hypergraphs(clicks[1], None)[1]
+            sources = self._sources(False)
+            handed = sources
+            for _ in range(self.config.item_layers - 1):
+                handed = [graph(items) for graph, items in zip(self.graphs, handed, strict=True)]
+            nodes = [graph(items) for graph, items in zip(self.graphs, handed, strict=True)]
+            # A clicked item without an ID of its own hands on its content alone.
+            layers, last = (layer * ~self.cold[:, None] for layer in self._item_layers())
+            units = [F.normalize(values, dim=1) for values in self.content.values]
+            held, logits = [pair[0] for pair in hyper], [pair[1] for pair in hyper]
+            self._cache = (
+                state,
+                _Learned(
+                    units, handed, nodes, held, logits, layers, last, self._generated(self.content, None)
+                ),
+            )
+        return self._cache[1]
+
+    def _item_layers(self) -> tuple[Tensor, Tensor]:
+        """Sum of the click graph's item layers 0…L−1, and layer L−1."""
+        users: Tensor = self.user_table
+        items: Tensor = self.item_table
+        total, last = torch.zeros_like(items), torch.zeros_like(items)
+        for _ in range(self.config.layers):
+            total, last = total + items, items
+            users, items = self.hop(users, items)
+        return total, last
+
+    @torch.no_grad()
+    def content_vectors(self, rows: ContentRows) -> Tensor:
+        """Items from content: neighbours among warm items, hyperedges as training left them, the generator."""
+        learned, config = self._learned(), self.config
+        nodes, hyper = [], []
+        for view, values in enumerate(rows.values):
+            unit = F.normalize(values, dim=1)
+            found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold)
+            weights = found.similarities / found.similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
+            near = learned.sources[view][found.ids.clamp(min=0)]
+            nodes.append(torch.einsum("nk,nkd->nd", weights, near))
+            members = memberships(values @ self.edges[view], config.membership_temperature)
+            hyper.append((members * rows.present[:, view : view + 1]) @ learned.held[view])
+        zeros = torch.zeros(len(rows), config.dim, dtype=nodes[0].dtype)
+        side = self._fused(nodes, zeros, rows.present, False) if config.fusion == "side" else None
+        vectors = self._sum(zeros, side, hyper, self._generated(rows, None))
+        unit_items = config.scoring == "trained" and config.normalise in ("both", "item")
+        return F.normalize(vectors, dim=1) if unit_items else vectors
+
+    @torch.no_grad()
+    def encode_users(self, histories: Interactions) -> Tensor:
+        """New users by the rules of the known ones, but without an ID of their own.
+
+        They get what the items that they clicked hand to them in every layer, item graph and hyperedge; a user
+        without a click gets zero.
+        """
+        learned, config = self._learned(), self.config
+        degrees = np.maximum(self.log.item_degrees, 1)[histories.items]
+        lengths = np.maximum(np.repeat(histories.user_degrees, histories.user_degrees), 1)
+        dtype = learned.layers.dtype
+        shape = histories.indptr, histories.items
+        reach = SparseMap(*shape, (degrees * lengths) ** -0.5, self.n_items, dtype)
+        shares = 1 / lengths if config.user_memberships == "mean" else np.ones(len(lengths))
+        mean = SparseMap(*shape, shares, self.n_items, dtype)
+        clicks = reach(learned.layers) / (config.layers + 1)
+        added = None
+        if config.fusion == "side":
+            present = torch.ones(len(clicks), len(learned.nodes), dtype=torch.bool)
+            added = self._fused([reach(node) for node in learned.nodes], clicks, present, False)
+        elif config.fusion == "last-layer":
+            added = reach(learned.last)
+        hyper = [
+            memberships(mean(logits), config.membership_temperature) @ held
+            for logits, held in zip(learned.logits, learned.held, strict=True)
+        ]
+        users = self._sum(clicks, added, hyper, self._tastes(learned.content, mean))
+        if config.scoring == "trained" and config.normalise in ("both", "user"):
+            users = F.normalize(users, dim=1)
+        users = users * torch.from_numpy(histories.user_degrees > 0)[:, None]
+        return torch.cat([users, users.new_ones(len(users), 1)], dim=1)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()

@@ -1,0 +1,74 @@
+"""Pieces that several content models are made of: linear maps, LightGCN's mean of layers, content neighbours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from firstlight.graphs.knn import Weighting, nearest, neighbour_map
+from firstlight.graphs.propagation import BipartitePropagation, SparseMap
+from firstlight.models.content import ContentRows
+from firstlight.models.layers import Linear
+
+
+def linear(n_in: int, n_out: int, rng: torch.Generator, *, bias: bool = True) -> Linear:
+    """A linear map with the Xavier-normal start that these papers share, and a zero bias."""
+    layer = Linear(n_in, n_out, rng, bias)
+    nn.init.xavier_normal_(layer.weight, generator=rng)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def light_propagation(
+    hop: BipartitePropagation, users: Tensor, items: Tensor, layers: int
+) -> tuple[Tensor, Tensor]:
+    """LightGCN: the mean of layers 0…``layers`` of ``(n_users, dim)`` and ``(n_items, dim)``."""
+    sum_users, sum_items = users, items
+    for _ in range(layers):
+        users, items = hop(users, items)
+        sum_users, sum_items = sum_users + users, sum_items + items
+    share = 1 / (layers + 1)
+    return sum_users * share, sum_items * share
+
+
+def item_graphs(content: ContentRows, warm: Tensor, k: int, weighting: Weighting) -> list[SparseMap]:
+    """One ``(n_items, n_items)`` graph a view: each item's k nearest *warm* items, itself among them if it is warm.
+
+    Values are D^{-½} A D^{-½} with D of row sums, as released (rivals A4, A5). The released graphs also run through
+    items that nobody has clicked, whose untrained IDs then reach everybody; here they only receive.
+
+    Args:
+        content: The items' views.
+        warm: ``(n_items,)`` bool.
+        k: Neighbours of an item.
+        weighting: ``binary`` or ``cosine``.
+    """
+    graphs = []
+    for values in content.values:
+        found = nearest(values, values, k, allowed=warm)
+        graphs.append(neighbour_map(found, len(content), weighting=weighting, dtype=values.dtype))
+    return graphs
+
+
+def neighbour_means(
+    rows: ContentRows, content: ContentRows, warm: Tensor, k: int, weighting: Weighting, tables: list[Tensor]
+) -> list[Tensor]:
+    """Per view, the mean of a table's rows over the k nearest warm items of each new row.
+
+    Args:
+        rows: Items from outside; no row is its own neighbour, unless it is a warm item given again.
+        content: The items that may be neighbours.
+        warm: ``(n_items,)`` bool.
+        k: Neighbours of a row.
+        weighting: ``binary`` or ``cosine``; weights of a row sum to one.
+        tables: Per view, ``(n_items, dim)``.
+
+    Returns:
+        Per view ``(len(rows), dim)``; zero for a row without the view or without a similar warm item.
+    """
+    means = []
+    for queries, keys, table in zip(rows.values, content.values, tables, strict=True):
+        found = nearest(queries, keys, k, allowed=warm)
+        means.append(neighbour_map(found, len(keys), weighting=weighting, normalisation="rows")(table))
+    return means

@@ -5,14 +5,14 @@ python benchmarks/render_results.py
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from firstlight.core.files import read_json, write_text
+from render_cold import cold
+from tables import ROOT, load, machine, spread, table
 
-ROOT = Path(__file__).resolve().parents[1]
+from firstlight.core.files import write_text
+
 METHODS = {
     "popularity": "popularity",
     "item-knn": "item k-NN (co-clicks)",
@@ -45,6 +45,10 @@ PUBLISHED = {
     },
 }  # fmt: skip
 
+HEADER = [
+    "loss", "τ", "ours, honest", "ours, on test", "published", "epochs found of allowed", "refit, min", "seeds",
+]  # fmt: skip
+
 INTRO = """# Results
 
 Rendered by `python benchmarks/render_results.py` from the JSON files under `results/`; each of them names its
@@ -59,17 +63,6 @@ validation carve-out of the training pairs, the model is trained again on all of
 published column, which was selected the same way. ± is the standard deviation over seeds; brackets are the 95 %
 bootstrap interval over users of the first seed.
 """
-
-
-def load(folder: str) -> list[dict[str, Any]]:
-    """All JSON files of one folder, in order of name."""
-    return [read_json(path) for path in sorted((ROOT / "results" / folder).glob("*.json"))]
-
-
-def spread(values: list[float]) -> str:
-    """Mean, and the standard deviation where there are several."""
-    text = f"{statistics.mean(values):.4f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.4f}"
 
 
 def quality() -> str:
@@ -88,7 +81,7 @@ def quality() -> str:
             ]
             rows = [row(name, groups[name], PUBLISHED[data, model]) for name in names if name in groups]
             if rows:
-                parts.append(table(f"### {data}, {model}", rows))
+                parts.append(table(f"### {data}, {model}", rows, HEADER))
     return "\n".join(parts)
 
 
@@ -120,15 +113,6 @@ def row(name: str, records: list[dict[str, Any]], published: dict[str, tuple[flo
     ]
 
 
-def table(title: str, rows: list[list[str]], header: list[str] | None = None) -> str:
-    """A markdown table."""
-    header = header or [
-        "loss", "τ", "ours, honest", "ours, on test", "published", "epochs found of allowed", "refit, min", "seeds",
-    ]  # fmt: skip
-    lines = [title, "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
-
-
 def experiments() -> str:
     """Tables that the experiment scripts wrote as they are: title, note, header, rows."""
     parts = []
@@ -148,16 +132,12 @@ def experiments() -> str:
     return "\n".join(parts)
 
 
-def machine(record: dict[str, Any]) -> str:
-    """The machine in a few words."""
-    about = record["machine"]
-    threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
-    return f"{about['processor']}, {threads}, torch {about['torch']}"
-
-
 def main() -> None:
     """Render."""
-    write_text(ROOT / "RESULTS.md", "\n".join([INTRO, quality(), experiments()]).rstrip() + "\n")
+    write_text(
+        ROOT / "RESULTS.md",
+        "\n".join(part for part in (INTRO, quality(), cold(), experiments()) if part).rstrip() + "\n",
+    )
 
 
 if __name__ == "__main__":

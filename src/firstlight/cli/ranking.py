@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from firstlight.data.dataset import Dataset
+    from firstlight.training.run_folder import Run
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Length = Annotated[int, typer.Option("-k", min=1, help="Length of the lists.")]
 Output = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write to .parquet, .csv or .jsonl instead of the screen.")
 ]
 WARMTH = ("all", "warm", "cold")
+PROTOCOLS = ("ranking", "cold")
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +49,13 @@ def evaluate(
     pool: Annotated[str, typer.Option(metavar="|".join(WARMTH), help="Rank such items.")] = "all",
     ks: Annotated[str, typer.Option("-k", metavar="K,K,…", help="Lengths of the list.")] = "10,20,50",
     part: Annotated[str, typer.Option(metavar="valid|test", help="Which part is held out.")] = "test",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(PROTOCOLS),
+            help="One ranking, or warm and cold targets side by side, each in its own pool and in the whole one.",
+        ),
+    ] = "ranking",
 ) -> Answer:
     """Rank all items for all users and measure.
 
@@ -53,12 +64,20 @@ def evaluate(
     one_of(targets, WARMTH, "--targets")
     one_of(pool, WARMTH, "--pool")
     one_of(part, ("valid", "test"), "--part")
+    one_of(protocol, PROTOCOLS, "--protocol")
     cuts = integers(ks, "-k")
+    if protocol == "cold" and (targets, pool) != ("all", "all"):
+        raise InputError(
+            "--protocol cold reports every kind of target in every pool",
+            hint="leave out --targets and --pool",
+        )
     from firstlight.pipeline.assess import assess
     from firstlight.training.run_folder import load_run
 
     loaded = load_run(run)
     dataset = None if path is None else reading.read(path)
+    if protocol == "cold":
+        return _evaluate_cold(loaded, path, dataset, part, cuts)
     found = assess(loaded, dataset, part=part, targets=targets, pool=pool, ks=cuts)  # type: ignore[arg-type]
     evaluation = found.evaluation
     value = {
@@ -92,8 +111,66 @@ def evaluate(
             if count:
                 target.print(f"{count:,} {what}")
         draw_metrics(target, evaluation.metrics)
-        if loaded.result["protocol"]["selection"] == "test":
-            target.print(loaded.result["protocol"]["meaning"], style="bold")
+        _warn_of_leak(target, loaded)
+
+    return Answer(value, draw)
+
+
+def _warn_of_leak(target: Console, run: Run) -> None:
+    """Say it where the run's length was chosen on the test part."""
+    if run.result["protocol"]["selection"] == "test":
+        target.print(run.result["protocol"]["meaning"], style="bold")
+
+
+def _evaluate_cold(run: Run, path: Path | None, dataset: Dataset | None, part: str, ks: list[int]) -> Answer:
+    """Warm and cold targets side by side."""
+    from firstlight.pipeline.assess import assess_cold
+
+    found = assess_cold(run, dataset, part=part, ks=ks)  # type: ignore[arg-type]
+    report, oracle = found.report, found.oracle
+    groups = [] if report.groups is None else report.groups.to_dicts()
+    value = {
+        "run": run.path,
+        "data": path,
+        "part": part,
+        "k": ks,
+        "items": {"warm": report.n_warm, "cold": report.n_cold},
+        "unknown_pairs": found.unknown_pairs,
+        "dropped": {} if dataset is None else dict(dataset.dropped),
+        "protocols": {
+            name: {
+                "users": evaluation.n_users,
+                "pairs": report.pairs[name],
+                "unreachable_pairs": evaluation.unreachable,
+                "metrics": evaluation.metrics,
+                "intervals": evaluation.intervals,
+            }
+            for name, evaluation in report.protocols.items()
+        },
+        "harmonic": {"metrics": report.harmonic, "intervals": report.harmonic_intervals},
+        "oracle": {**vars(oracle), "share": found.oracle_share},
+        "groups": {"clicks": groups},
+        "protocol": run.result["protocol"],
+    }
+
+    def draw(target: Console) -> None:
+        target.print(f"{part} pairs; {report.n_warm:,} warm and {report.n_cold:,} cold items")
+        if found.unknown_pairs:
+            target.print(f"{found.unknown_pairs:,} pairs left out: the run does not know their user or item")
+        rows = report.table()
+        draw_table(target, list(rows[0]), [list(row.values()) for row in rows])
+        if found.oracle_share is not None:
+            target.print(
+                f"recall@{oracle.k}: {found.oracle_share:.1%} of the harmonic mean that the best single offset on "
+                "cold scores reaches, chosen with these answers"
+            )
+        if groups:
+            shown = [name for name in groups[0] if not name.startswith("exposure@")]
+            body = [[row[name] for name in shown] for row in groups]
+            draw_table(
+                target, shown, body, title="by training clicks of the item, all targets, all items ranked"
+            )
+        _warn_of_leak(target, run)
 
     return Answer(value, draw)
 
@@ -162,10 +239,17 @@ def recommend(
         raise InputError(
             "which users?", hint="name some with --users or --users-file, or write all to a file with --out"
         )
-    from firstlight.training.recommend import recommend as recommend_items
-    from firstlight.training.run_folder import load_run
+    from firstlight.cli.serving import has_additions, open_served
 
-    tables = recommend_items(load_run(run), wanted, k)
+    if has_additions(run):
+        from firstlight.serving.lists import recommend_all
+
+        tables = recommend_all(open_served(run), wanted, k)
+    else:
+        from firstlight.training.recommend import recommend as recommend_items
+        from firstlight.training.run_folder import load_run
+
+        tables = recommend_items(load_run(run), wanted, k)
     return _lists(tables, run, out, "user", "item")
 
 
@@ -185,10 +269,18 @@ def similar(
         raise InputError(
             "which items?", hint="name some with --items or --items-file, or write all to a file with --out"
         )
-    from firstlight.training.recommend import similar_items
-    from firstlight.training.run_folder import load_run
+    from firstlight.cli.serving import has_additions, open_served
 
-    return _lists(similar_items(load_run(run), wanted, k), run, out, "item", "similar")
+    if has_additions(run):
+        from firstlight.serving.lists import similar_items as similar_served
+
+        tables = similar_served(open_served(run), wanted, k)
+    else:
+        from firstlight.training.recommend import similar_items
+        from firstlight.training.run_folder import load_run
+
+        tables = similar_items(load_run(run), wanted, k)
+    return _lists(tables, run, out, "item", "similar")
 
 
 def _wanted(given: str | None, file: Path | None) -> list[str] | None:

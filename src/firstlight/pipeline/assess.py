@@ -15,6 +15,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.hashing import hash_strings
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
+from firstlight.evaluation.cold import Calibration, ColdReport, cold_protocols, oracle_offset
 from firstlight.evaluation.compare import RunResult
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
 from firstlight.training.run_folder import Run
@@ -64,28 +65,76 @@ def assess(
     Raises:
         InputError: There is no such part, no target is left, or the final model was trained on the part.
     """
-    if dataset is None:
-        wanted, unknown = _own(run, part), 0
-    else:
-        wanted, unknown = _foreign(run, dataset, part)
+    wanted, unknown = _wanted(run, dataset, part)
     degrees = run.seen.item_degrees
     if targets != "all":
         wanted = wanted.select(_mask(degrees, targets)[wanted.items])
     if wanted.n_pairs == 0:
         kind = "" if targets == "all" else f" on {targets} items"
         raise InputError(f"there is no {part} pair{kind} to rank", path=run.path)
-    valid = run.parts.get("valid")
-    seen = [run.seen, valid] if part == "test" and valid is not None else [run.seen]
     evaluation = evaluate_ranking(
         run.scorer,
         wanted,
-        seen,
+        _known(run, part),
         ks,
         pool=None if pool == "all" else _mask(degrees, pool),
         popularity=degrees,
         seed=run.config.seed,
     )
     return Assessment(evaluation, wanted.n_pairs, unknown)
+
+
+@dataclass(frozen=True, eq=False)
+class ColdAssessment:
+    """A finished run under the cold-start protocols.
+
+    Attributes:
+        report: The numbers; cold items have no click in the log that the final model was trained on.
+        oracle: The single best additive offset on cold scores, chosen with these very targets: what a perfect
+            calibration would reach, never a method.
+        unknown_pairs: Pairs of a foreign dataset whose user or item the run does not know; left out.
+    """
+
+    report: ColdReport
+    oracle: Calibration
+    unknown_pairs: int
+
+    @property
+    def oracle_share(self) -> float | None:
+        """Share of the oracle's harmonic mean of warm and cold recall that the run's own scores reach.
+
+        None where that mean is unknown or zero.
+        """
+        reached = self.report.harmonic.get(f"recall@{self.oracle.k}")
+        best = self.oracle.harmonic
+        return None if reached is None or not best > 0 else reached / best
+
+
+def assess_cold(
+    run: Run, dataset: Dataset | None = None, *, part: Part = "test", ks: Sequence[int] = (10, 20, 50)
+) -> ColdAssessment:
+    """Evaluate warm and cold targets of a finished run apart, among their own kind and among all items.
+
+    Args:
+        run: The run.
+        dataset: Whose held-out pairs to rank; the run's own if None. Ids are matched as text.
+        part: Which part holds the targets.
+        ks: Cut-offs; the oracle is chosen at 20 if it is one of them, else at the first.
+
+    Returns:
+        The report, and the oracle that it is measured by.
+
+    Raises:
+        InputError: There is no such part, no target is left, or the final model was trained on the part.
+    """
+    wanted, unknown = _wanted(run, dataset, part)
+    if wanted.n_pairs == 0:
+        raise InputError(f"there is no {part} pair to rank", path=run.path)
+    degrees, seen = run.seen.item_degrees, _known(run, part)
+    cold = degrees == 0
+    report = cold_protocols(run.scorer, wanted, seen, cold, ks, popularity=degrees, seed=run.config.seed)
+    k = 20 if 20 in ks else ks[0]
+    return ColdAssessment(report, oracle_offset(run.scorer, wanted, seen, cold, k), unknown)
 
 
 def run_result(run: Run) -> RunResult:
@@ -112,6 +161,17 @@ def run_result(run: Run) -> RunResult:
         split_hash=data["content_hash"] if split is None else split["hash"],
         config_hash=hash_strings([json.dumps(config, sort_keys=True)]),
     )
+
+
+def _wanted(run: Run, dataset: Dataset | None, part: Part) -> tuple[Interactions, int]:
+    """The targets in the run's rows, and the number of pairs that have none there."""
+    return (_own(run, part), 0) if dataset is None else _foreign(run, dataset, part)
+
+
+def _known(run: Run, part: Part) -> list[Interactions]:
+    """The logs whose pairs are not ranked: what the model has learned, and for test what was held out before it."""
+    valid = run.parts.get("valid")
+    return [run.seen, valid] if part == "test" and valid is not None else [run.seen]
 
 
 def _own(run: Run, part: Part) -> Interactions:

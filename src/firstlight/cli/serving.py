@@ -1,0 +1,150 @@
+"""Commands about what is served: ``add-items``, ``export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstlight.cli.options import command
+from firstlight.cli.output import Answer, draw_pairs, say
+from firstlight.core.errors import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from firstlight.serving.bundle import Bundle
+    from firstlight.training.run_folder import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    command(app, "add-items", interrupted="nothing was added, unless it said so")(add_items)
+    command(app, "export")(export)
+
+
+def open_served(path: Path) -> Bundle:
+    """A bundle, or a run together with what was added to it."""
+    from firstlight.serving.bundle import Bundle
+    from firstlight.serving.journal import MANIFEST
+    from firstlight.training.run_folder import load_run
+
+    if not (path / MANIFEST).exists() and not (path / "config.yaml").exists():
+        raise InputError(
+            "this folder is neither a run nor a bundle",
+            path=path,
+            hint="give the --out folder of firstlight train, or the BUNDLE of firstlight export",
+        )
+    bundle = Bundle.open(path) if (path / MANIFEST).exists() else Bundle.open_run(load_run(path))
+    left = bundle.interrupted()
+    if left:
+        say(f"left of interrupted writes and not read: {', '.join(map(str, left))}")
+    return bundle
+
+
+def has_additions(path: Path) -> bool:
+    """Whether a folder is a bundle, or a run that items were added to."""
+    return (path / "manifest.json").exists() or (path / "additions" / "manifest.json").exists()
+
+
+def add_items(
+    target: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="Where to add the items.")],
+    new_items: Annotated[
+        Path, typer.Argument(metavar="NEW_ITEMS", help="A dataset, a table of items, or one picture.")
+    ],
+    title: Annotated[str | None, typer.Option(help="Title of the item of a picture.")] = None,
+    item: Annotated[str | None, typer.Option("--id", help="Its id; the file's name if not given.")] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Features of the items (.npy, .safetensors), row by row."),
+    ] = None,
+) -> Answer:
+    """Make items without clicks recommendable, by their content; nothing is retrained.
+
+    Items whose ids are there already are replaced.
+    """
+    from firstlight.serving.new_items import read_new_items
+
+    bundle = open_served(target)
+    encoder = bundle.encoder()
+    new = read_new_items(new_items, title=title, item=item, features=_files(features or []))
+    for note in new.notes:
+        say(note)
+    vectors = encoder.encode(new.catalogue, new.folder)
+    for problem in encoder.views.problems:
+        say(problem)
+    replaced = sum(bundle.snapshot.row(name) is not None for name in new.ids)
+    version = bundle.add_items(new.ids, vectors, new.catalogue.items)
+    value = {
+        "target": target,
+        "version": version,
+        "added": len(new.ids) - replaced,
+        "replaced": replaced,
+        "items": int(bundle.alive.sum()),
+    }
+    return Answer(value, lambda console: draw_pairs(console, value))
+
+
+def _files(pairs: list[str]) -> dict[str, Path]:
+    found = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not equals or not name or not file:
+            raise InputError(f"--features {pair!r} is not of the form NAME=FILE")
+        found[name] = Path(file)
+    return found
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that does not exist yet.")],
+    items: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Dataset or table with the items' titles; the run's own dataset if "
+                     "it is still where it was."),
+    ] = None,
+) -> Answer:  # fmt: skip
+    """Write a bundle that can be served: vectors, ids, titles, clicks, and the encoder of new items."""
+    from firstlight.serving.export import export_run
+    from firstlight.training.run_folder import load_run
+
+    loaded = load_run(run)
+    made = export_run(loaded, bundle, _titles(loaded, items))
+    base = made.snapshot.base
+    value = {
+        "run": run,
+        "bundle": bundle,
+        "version": made.version,
+        "users": len(base.user_ids),
+        "items": int(made.alive.sum()),
+        "texts": [name for name in base.table.columns if name != "item"],
+        "takes_new_items": base.encoder is not None,  # type: ignore[attr-defined]
+    }
+    return Answer(value, lambda console: draw_pairs(console, value))
+
+
+def _titles(run: Run, given: Path | None) -> pl.DataFrame | None:
+    """Texts of the run's items: from the given place, or from where the run's data came, if that still works."""
+    from firstlight.core.files import read_json
+    from firstlight.serving.new_items import read_new_items
+
+    recorded = read_json(run.path / "dataset.json")["path"]
+    source = given or Path(recorded)
+    if given is None and not (recorded and source.is_dir()):
+        say("the run's dataset is not where it was: the bundle gets no titles (name them with --items)")
+        return None
+    try:
+        known = read_new_items(source)
+    except InputError as error:
+        if given is not None:
+            raise
+        say(f"the bundle gets no titles (name them with --items): {error}")
+        return None
+    return known.catalogue.items.with_columns(item=_series(known.ids))
+
+
+def _series(ids: list[str]) -> pl.Series:
+    import polars as pl
+
+    return pl.Series("item", ids, pl.String)

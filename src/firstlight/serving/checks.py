@@ -1,0 +1,51 @@
+"""What may enter the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from firstlight.core.errors import InputError
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Refuse ids that cannot be used.
+
+    Raises:
+        InputError: An id is empty, no text, not to be held by UTF-8, or there twice.
+    """
+    for item in ids:
+        if not isinstance(item, str) or not item.strip():
+            raise InputError(f"{item!r} is not an item id", hint="ids are text, and not empty")
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the id {item!r} is no valid Unicode") from error
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        again = next(item for item in ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        raise InputError(f"item {again!r} is there twice", hint="name every item once")
+
+
+def check_vectors(ids: Sequence[str], vectors: Tensor, dim: int) -> Tensor:
+    """A float32 copy of new vectors: the caller's tensor may change later, what is served may not.
+
+    Args:
+        ids: ``(n,)`` raw ids of the new items.
+        vectors: ``(n, dim)``, any float type and device.
+        dim: Width of the catalogue's vectors.
+
+    Raises:
+        InputError: The shape is another one, or a value is not finite.
+    """
+    rows = vectors.detach().to("cpu", torch.float32, copy=True)
+    if tuple(rows.shape) != (len(ids), dim):
+        raise InputError(
+            f"the new vectors have shape {tuple(rows.shape)}, the catalogue needs {(len(ids), dim)}"
+        )
+    bad = (~rows.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise InputError(f"{len(bad)} new vectors hold NaN or infinity, the first is of item {ids[bad[0]]!r}")
+    return rows

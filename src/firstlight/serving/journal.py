@@ -1,0 +1,308 @@
+"""The durable part of the store: segments that are only ever added, and one manifest that names those that count.
+
+::
+
+    FOLDER/  manifest.json                   version, base, segments (name, SHA-256, bytes), its own checksum
+             segments/00000007.safetensors   what version 7 added and removed
+             lock                            held by the one writer
+
+A segment is written under a temporary name, synced and renamed; only then is the manifest replaced, in the same way.
+A process killed at any moment therefore leaves the old manifest or the new one, and files that the manifest does not
+name do not exist for a reader. They are reported by :meth:`Journal.strays`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from firstlight.core.errors import FirstlightError, InputError
+from firstlight.core.files import atomic_path, read_json
+
+MANIFEST = "manifest.json"
+SEGMENTS = "segments"
+LOCK = "lock"
+FORMAT_VERSION = 1
+#: Seconds between two looks at a lock that another writer holds.
+_LOOK_AGAIN = 0.02
+
+#: Device, inode, size and time of a manifest file: another manifest has another one.
+Signature = tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One change of the catalogue; removals come before additions.
+
+    Attributes:
+        table: One row an added item: ``item`` (raw id), and any text columns.
+        vectors: ``(n, dim)`` float32, row-aligned to ``table``, in scoring space.
+        removed: Raw ids.
+    """
+
+    table: pl.DataFrame
+    vectors: Tensor
+    removed: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """The segment as a safetensors file: the vectors, and table and ids as UTF-8 JSON."""
+        return save(
+            {
+                "vectors": self.vectors.contiguous(),
+                "table": _as_tensor(self.table.to_dict(as_series=False)),
+                "removed": _as_tensor(list(self.removed)),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Segment:
+        """Inverse of :meth:`to_bytes`; the data have been checked by their hash."""
+        tensors = load(data)
+        columns = _from_tensor(tensors["table"])
+        table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        return cls(table, tensors["vectors"], tuple(_from_tensor(tensors["removed"])))
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return torch.from_numpy(np.frombuffer(json.dumps(value).encode(), np.uint8).copy())
+
+
+def _from_tensor(tensor: Tensor) -> Any:
+    return json.loads(tensor.numpy().tobytes())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How the manifest names a segment: the file's name, its SHA-256 and its length in bytes."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One version of the catalogue.
+
+    Attributes:
+        version: Counts the changes; 0 is a run without additions.
+        base: Folder of the base inside the bundle; empty where the base is a run.
+        base_hash: What the base must be: the hash of its description, or the fingerprint of the run.
+        segments: The changes since the base, oldest first.
+    """
+
+    version: int = 0
+    base: str = ""
+    base_hash: str = ""
+    segments: tuple[Entry, ...] = field(default=())
+
+    def to_json(self) -> str:
+        """One JSON object with a checksum over all the rest."""
+        body = {
+            "format_version": FORMAT_VERSION,
+            "version": self.version,
+            "base": self.base,
+            "base_hash": self.base_hash,
+            "segments": [[entry.file, entry.sha256, entry.bytes] for entry in self.segments],
+        }
+        return json.dumps({**body, "checksum": _checksum(body)}) + "\n"
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """Reads and writes the segments and the manifest of one folder.
+
+    Args:
+        folder: The bundle, or ``RUN/additions``; made at the first write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def signature(self) -> Signature:
+        """Changes whenever the manifest does; None where there is none. Costs one system call."""
+        try:
+            found = (self.folder / MANIFEST).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def read(self) -> Manifest | None:
+        """The manifest, or None where there is none.
+
+        Raises:
+            InputError: It is torn, or of another format version.
+        """
+        path = self.folder / MANIFEST
+        try:
+            body = read_json(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise InputError(f"the manifest cannot be read ({error})", path=path) from error
+        if not isinstance(body, dict) or "checksum" not in body:
+            raise InputError("this is not a manifest of served items", path=path)
+        if body.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"format version {body.get('format_version')!r} is not known (this is version {FORMAT_VERSION})",
+                path=path,
+                hint="install a newer firstlight",
+            )
+        if body.pop("checksum") != _checksum(body):
+            raise InputError("the manifest is torn or was changed (its checksum differs)", path=path)
+        try:
+            entries = tuple(Entry(Path(file).name, sha256, size) for file, sha256, size in body["segments"])
+            return Manifest(body["version"], body["base"], body["base_hash"], entries)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"entries of the manifest are missing ({error!r})", path=path) from error
+
+    def load(self, entry: Entry) -> Segment:
+        """Read one segment and check it.
+
+        Raises:
+            InputError: It is missing or is not what was written; the message names the file.
+        """
+        path = self.folder / SEGMENTS / entry.file
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"a segment that the manifest names cannot be read ({error})", path=path
+            ) from error
+        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise InputError("this segment is torn or was changed (its SHA-256 differs)", path=path)
+        try:
+            return Segment.from_bytes(data)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise InputError(f"not a segment ({error})", path=path) from error
+
+    def append(self, manifest: Manifest, segment: Segment) -> Manifest:
+        """Write ``segment`` and the manifest that names it; what was written before is not touched.
+
+        Only the holder of :meth:`lock` may call this, with the manifest that stands on disk.
+
+        Raises:
+            FirstlightError: The disk is full or refuses; the catalogue is as it was.
+        """
+        version = manifest.version + 1
+        data = segment.to_bytes()
+        path = self.folder / SEGMENTS / f"{version:08d}.safetensors"
+        entry = Entry(path.name, hashlib.sha256(data).hexdigest(), len(data))
+        after = replace(manifest, version=version, segments=(*manifest.segments, entry))
+        with saving(path) as temporary:
+            temporary.write_bytes(data)
+        try:
+            self.publish(after)
+        except FirstlightError:  # and nothing else: after an interruption the manifest may name the segment
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return after
+
+    def publish(self, manifest: Manifest) -> None:
+        """Replace the manifest: this is the moment at which a change counts."""
+        with saving(self.folder / MANIFEST) as temporary:
+            temporary.write_text(manifest.to_json(), encoding="utf-8")
+
+    def strays(self, manifest: Manifest | None) -> list[Path]:
+        """Files that do not count: of interrupted writes, of versions before the base, and strangers.
+
+        Temporary files of a writer that is still at work are among them, so delete them under the lock only.
+        """
+        named = {entry.file for entry in manifest.segments} if manifest else set()
+        base = manifest.base if manifest else ""
+        known = {MANIFEST, LOCK, SEGMENTS, base}
+        found = [path for path in self._children("") if path.name not in known]
+        return sorted(found + [path for path in self._children(SEGMENTS) if path.name not in named])
+
+    def interrupted(self, manifest: Manifest | None) -> list[Path]:
+        """Those of :meth:`strays` that an interrupted write left: temporary files, and what is newer than all."""
+        version = manifest.version if manifest else 0
+        found = []
+        for path in self.strays(manifest):
+            number = path.stem.removeprefix("base-")
+            if path.name.startswith(".") or (number.isdecimal() and int(number) > version):
+                found.append(path)
+        return found
+
+    def _children(self, name: str) -> list[Path]:
+        folder = self.folder / name
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    @contextmanager
+    def lock(self, wait: float) -> Iterator[None]:
+        """Be the only writer.
+
+        The system gives the lock up when its holder dies, however it dies.
+
+        Args:
+            wait: Seconds to wait for another writer.
+
+        Raises:
+            FirstlightError: Another writer holds it for longer, or the folder cannot be written.
+        """
+        import fcntl  # not on every system: reading works without
+
+        path = self.folder / LOCK
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise FirstlightError(f"{self.folder} cannot be written: {error.strerror}") from error
+        try:
+            deadline = time.monotonic() + wait
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise _locked(self.folder, os.pread(handle, 20, 0), wait) from None
+                    time.sleep(_LOOK_AGAIN)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _locked(folder: Path, holder: bytes, wait: float) -> FirstlightError:
+    process = f" (process {holder.decode(errors='replace')})" if holder else ""
+    return FirstlightError(
+        f"{folder} is being written by another process{process}; waited {wait:g} s\n"
+        "  → try again when it has finished"
+    )
+
+
+@contextmanager
+def saving(target: Path) -> Iterator[Path]:
+    """An atomic, synced write that turns a full or read-only disk into a message."""
+    try:
+        with atomic_path(target) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        advice = "free some space" if full else "make the folder writable"
+        raise FirstlightError(
+            f"{target} could not be written: {reason}. What stood there before is unharmed.\n"
+            f"  → {advice}, then try again"
+        ) from error

@@ -1,0 +1,105 @@
+"""A finished run as the base of what is added to it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from firstlight.core.errors import InputError
+from firstlight.core.hashing import hash_file, hash_strings
+from firstlight.data.interactions import Interactions
+from firstlight.evaluation.scorer import Scorer
+from firstlight.models.base import Recommender
+from firstlight.serving.base import BoolArray
+
+
+class FinishedRun(Protocol):
+    """A run as training leaves it, by the names of its own parts."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+
+    @property
+    def config(self) -> BaseModel:
+        """The resolved config."""
+
+    @property
+    def user_ids(self) -> pl.Series:
+        """Raw ids by user row."""
+
+    @property
+    def item_ids(self) -> pl.Series:
+        """Raw ids by item row."""
+
+    @property
+    def parts(self) -> dict[str, Interactions]:
+        """The split."""
+
+    @property
+    def seen(self) -> Interactions:
+        """What the final model was trained on."""
+
+    @property
+    def model(self) -> Recommender:
+        """The trained model."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """The same, as ranking wants it."""
+
+
+class RunBase:
+    """A run as the base of its own additions; the model is built when a vector is first needed.
+
+    Args:
+        run: A finished run.
+    """
+
+    def __init__(self, run: FinishedRun) -> None:
+        self.run = run
+        self.user_ids = run.user_ids
+        self.table = pl.DataFrame([run.item_ids.alias("item")])
+        self.alive: BoolArray = np.ones(len(run.item_ids), np.bool_)
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, Tensor]:
+        vectors = self.run.scorer.vectors()
+        if vectors is None:
+            raise InputError("the model of this run has no vectors", path=self.run.path)
+        users, items = (rows.detach().to("cpu", torch.float32).contiguous() for rows in vectors)
+        return users, items
+
+    @property
+    def user_vectors(self) -> Tensor:
+        """``(n_users, dim)``."""
+        return self._vectors[0]
+
+    @property
+    def item_vectors(self) -> Tensor:
+        """``(n_items, dim)``."""
+        return self._vectors[1]
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self.item_vectors.shape[1]
+
+    @cached_property
+    def seen(self) -> Interactions:
+        """What the run knows of its users: its training log, and validation where that was not trained on."""
+        valid = self.run.parts.get("valid")
+        return self.run.seen if valid is None else self.run.seen.union(valid)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the tensors and the ids: additions of another model do not fit."""
+        files = (self.run.path / name for name in ("model.safetensors", "ids.parquet"))
+        return hash_strings(hash_file(file) for file in files)

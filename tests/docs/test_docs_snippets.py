@@ -88,12 +88,13 @@ def test_the_page_runs_as_printed(page, folder):
                     run_line(line, place)
         elif snippet.language == "python":
             padding = "\n" * snippet.line  # so that a traceback shows the line of the page
-            exec(compile(padding + snippet.code, str(page), "exec"), names)
+            exec(compile(padding + snippet.code, str(page), "exec", dont_inherit=True), names)
 
 
 def test_the_pages_that_show_work_are_run():
     run = {page.relative_to(ROOT).as_posix() for page in PAGES if runnable(page)}
-    assert run >= {"README.md", "docs/quickstart.md", "docs/your-data.md", "docs/extending.md"}
+    pages = ("quickstart", "your-data", "views", "cold-start", "extending", "cli")
+    assert run >= {"README.md", *(f"docs/{page}.md" for page in pages)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -103,18 +104,68 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+ROOMS = "model|loss|temperature|negatives|training|evaluation|views"
+
+
+def every_field() -> dict[str, Any]:
+    """The config as nested mappings, with the fields of all models together under ``model``."""
+    from firstlight.models import MODELS
+    from firstlight.training.config import build_config
+
+    fields = build_config().model_dump()
+    for name in MODELS.names():
+        fields["model"] |= MODELS.load(name).Config().model_dump()
+    return fields
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_fields_named_in_the_guide_exist(page):
     """``--set model.dim=128`` and fields in tables are fields of the config."""
-    from firstlight.training.config import build_config
-
-    config = build_config(model="lightgcn").model_dump()
     text = page.read_text(encoding="utf-8")
-    fields = re.findall(r"`((?:model|loss|temperature|negatives|training|evaluation)\.\w+)`", text)
-    fields += re.findall(r"--set ((?:model|loss|temperature|negatives|training|evaluation)\.\w+)=", text)
-    for field in fields:
-        room, _, name = field.partition(".")
-        assert name in config[room], f"{page.name} names {field}"
+    named = re.findall(rf"`((?:{ROOMS})(?:\.\w+)+)[`=]", text)
+    named += re.findall(rf"--set '?((?:{ROOMS})(?:\.\w+)+)=", text)
+    for field in named:
+        held: Any = every_field()
+        for name in field.split("."):
+            assert name in held, f"{page.name} names {field}"
+            held = held[name]
+
+
+def test_every_model_and_command_is_in_the_guide():
+    from typer.main import get_command
+
+    from firstlight.cli.app import app
+    from firstlight.models import MODELS
+
+    models = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert [name for name in MODELS.names() if f"| `{name}` |" not in models] == []
+    commands = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    missing = []
+    for name, command in get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        called = [name] if inner is None else [f"{name} {part}" for part in inner]
+        missing += [call for call in called if f"firstlight {call}" not in commands]
+    assert missing == []
+
+
+def test_the_settings_of_mhcr_stand_as_they_are():
+    """The table of the three settings names every field that differs, with its values."""
+    from firstlight.models.mhcr import MHCRConfig
+
+    def shown(value: Any) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+    settings = [MHCRConfig.model_validate({"setting": name}) for name in ("released", "paper", "best")]
+    text = (ROOT / "docs" / "methods" / "mhcr.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `model\.(\w+)` \| ([^|]+ \| [^|]+ \| [^|]+) \|$", text, re.MULTILINE))
+    wanted = {}
+    for field in MHCRConfig.model_fields:
+        values = [shown(getattr(config, field)) for config in settings]
+        if field != "setting" and len(set(values)) > 1:
+            wanted[field] = " | ".join(values)
+    assert rows == wanted
 
 
 def test_pictures_are_small():

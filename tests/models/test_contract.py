@@ -164,3 +164,19 @@ def test_spectral_start_finds_the_leading_subspace():
     scores = users @ items.T
     same = (torch.arange(24)[:, None] % 2) == (torch.arange(20) % 2)
     assert float(scores[same].min()) > float(scores[~same].max())
+
+
+@pytest.mark.parametrize("batch", ["pairs", "users"])
+@pytest.mark.parametrize("negatives", ["uniform", "shared", "all"])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_model_trains_on_pairs_and_on_users(name, negatives, batch):
+    """All its terms are finite whatever a step takes, and only the rows it names are touched sparsely."""
+    own = MODELS.load(name).own_loss
+    overrides = [*QUICK, f"training.batch={batch}", "negatives.name=" + negatives, "negatives.count=4"]
+    overrides += ["loss.name=none" if own else "loss.name=softmax"]
+    log = random_log(9, 14, 60)
+    phase = Phase("t", build_config(model=name, overrides=overrides), log, epochs=2, views=random_views(14))
+    phase.run()
+    assert all(bool(value.isfinite().all()) for value in phase.model.state_dict().values())
+    sparse = {key for key, p in phase.model.named_parameters() if p.grad is not None and p.grad.is_sparse}
+    assert sparse <= set(phase.model.sparse_rows())

@@ -80,8 +80,8 @@ class Batch:
     """The rows that one step touches.
 
     Attributes:
-        users: ``(rows,)`` user rows.
-        positives: item rows of the positives.
+        users: ``(rows,)`` user row of each pair.
+        positives: ``(rows,)`` item row of its positive.
         negatives: item rows of the negatives that were looked up, or None for all items.
         negative_uses: How often each of ``negatives`` counts in the released L2 term (rows × M draws spread
             over the distinct ones).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,8 @@ class StepComputer:
         positives = self._items[torch.repeat_interleave(self._indptr[users], lengths) + within].long()
         drawn = self.sampler.draw(users, positives, rng)
         encoded = self.model.encode(step, rng)
+        if self.config.loss.name == "none":
+            return self._by_pair(torch.zeros(()), encoded, users, positives, drawn, lengths)
         if self.config.negatives.name == "all":
             user_vectors, table = self.model.vectors(encoded, users, None)
             slots = positives
@@ -96,7 +98,15 @@ class StepComputer:
         scores = (user_vectors * centers).sum(dim=1)
         losses = self._loss(users, user_vectors, scores, negatives)
         weights = lengths.to(losses.dtype)
-        return self._finish((losses * weights).sum() / weights.sum(), encoded, users, positives, drawn)
+        return self._by_pair((losses * weights).sum() / weights.sum(), encoded, users, positives, drawn, lengths)
+
+    def _by_pair(
+        self, ranking: Tensor, encoded: object, users: Tensor, positives: Tensor, drawn: Drawn, lengths: Tensor
+    ) -> StepResult:
+        """A model's own terms are told of pairs, whatever a step takes."""
+        index = None if drawn.index is None else drawn.index.repeat_interleave(lengths, dim=0)
+        pairs = replace(drawn, index=index)
+        return self._finish(ranking, encoded, users.repeat_interleave(lengths), positives, pairs)
 
     @staticmethod
     def _listed(others: Tensor, drawn: Drawn) -> Negatives:

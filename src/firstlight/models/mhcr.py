@@ -37,6 +37,9 @@ from firstlight.models.layers import BatchNorm, Linear, drop, made_again, xavier
 #: What the two reproducing settings change; ``best`` is the defaults of the fields.
 _PAPER: dict[str, Any] = {
     "normalise": "none",
+    "init": "xavier",
+    "init_norm": None,
+    "user_dropout": 0.0,
     "layers": 7,
     "hyper_layers": 4,
     "hyper_weight": 0.05,
@@ -48,6 +51,8 @@ _PAPER: dict[str, Any] = {
     "self_neighbour": True,
     "fusion": "side",
     "content_weight": 0.0,
+    "user_content": 0.0,
+    "content_dropout": 0.0,
     "cold_share": 0.0,
     "batch_l2": 1e-4,
     "table_norm": 0.1,
@@ -77,6 +82,17 @@ class MHCRConfig(EmbeddingConfig):
     LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. Of the
     released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
     makes an unseen item's features strangers to the model, the second makes metrics random."""
+
+    init: Literal["xavier", "spectral"] = "spectral"
+    """Start of the ID vectors (released: Xavier-uniform). ``best`` starts where a truncated SVD of the click graph
+    would end, which is ahead of anything that a few hundred steps learn from a random start."""
+
+    init_norm: float | None = Field(0.3, gt=0)
+    """Root-mean-square length of the ID vectors at the start; with it, content and hypergraph vectors of length one
+    neither drown the IDs nor drown in them."""
+
+    user_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of elements of the user vector that training sets to zero."""
 
     layers: int = Field(2, ge=0)
     """Layers of the user–item graph (paper: L; released: 7)."""
@@ -112,7 +128,7 @@ class MHCRConfig(EmbeddingConfig):
     hyper_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of memberships set to zero in training (released: 1 − keep_rate = .3)."""
 
-    hyper_weight: float = Field(0.2, ge=0)
+    hyper_weight: float = Field(0.1, ge=0)
     """Weight of the normalised hypergraph vector (α); 0 switches it off."""
 
     gates: Literal["views", "shared"] = "views"
@@ -133,10 +149,10 @@ class MHCRConfig(EmbeddingConfig):
     content_hidden: int = Field(256, ge=1)
     """Width of that network's hidden layer."""
 
-    content_dropout: float = Field(0.0, ge=0, lt=1)
+    content_dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout on its hidden layer."""
 
-    cold_share: float = Field(0.3, ge=0, lt=1)
+    cold_share: float = Field(0.5, ge=0, lt=1)
     """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
     from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
 
@@ -299,7 +315,7 @@ class MHCR(ContentModel):
             "loss": {"name": "softmax"},
             "temperature": {"name": "fixed", "tau": 0.1},
             "negatives": {"name": "all"},
-            "training": {"batch": "users", "epochs": 30, "eval_every": 2, "patience": 4},
+            "training": {"batch": "users", "epochs": 20, "lr": 4e-3, "eval_every": 2, "patience": 4},
         }
 
     def __init__(

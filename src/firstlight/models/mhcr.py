@@ -1,200 +1,39 @@
 """MHCR: multi-view hypergraph contrastive recommendation of micro-videos (Lyu, Zhou & Hu, arXiv 2409.09638).
 
-Three sources make a vector (numbers in brackets are sections of the method's specification in this project's notes):
+Three sources make a vector:
 
-* the click graph: LightGCN over users and items (2.1);
+* the click graph: LightGCN over users and items;
 * an item–item graph per content view: gated item vectors are averaged over content neighbours, and handed on to users;
-  attention over views splits the result into a common and a specific part (2.2, 2.3);
-* a learned hypergraph per content view: items and, through what they clicked, users join K soft hyperedges (2.4, 2.5).
+  attention over views splits the result into a common and a specific part;
+* a learned hypergraph per content view: items and, through what they clicked, users join K soft hyperedges.
 
 Three settings share the code. ``released`` and ``paper`` reproduce the authors' code and what the paper draws;
 ``best`` is ours: content alone can stand for an item that nobody has clicked, because training hides the IDs of a
-share of the items in every step and makes content rank in their place.
+share of the items in every step and makes content rank in their place (:mod:`firstlight.models.mhcr_config`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.hypergraph import HyperNorm, hyperedge_vectors, memberships
+from firstlight.graphs.hypergraph import hyperedge_vectors, memberships
 from firstlight.graphs.knn import Neighbours, Normalisation, nearest, nearest_unit, neighbour_map
 from firstlight.graphs.propagation import BipartitePropagation, SparseMap
 from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
-from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, Encoded, ModelConfig
+from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, ModelConfig
 from firstlight.models.content import ContentModel, ContentRows
-from firstlight.models.layers import BatchNorm, Linear, drop, made_again, xavier
-
-#: What the two reproducing settings change; ``best`` is the defaults of the fields.
-_PAPER: dict[str, Any] = {
-    "normalise": "none",
-    "init": "xavier",
-    "init_norm": None,
-    "user_dropout": 0.0,
-    "layers": 7,
-    "hyper_layers": 4,
-    "hyper_weight": 0.05,
-    "hyper_dropout": 0.3,
-    "membership_noise": True,
-    "hyper_norm": "none",
-    "user_memberships": "sum",
-    "gates": "shared",
-    "self_neighbour": True,
-    "fusion": "side",
-    "content_weight": 0.0,
-    "user_content": 0.0,
-    "content_dropout": 0.0,
-    "cold_share": 0.0,
-    "batch_l2": 1e-4,
-    "table_norm": 0.1,
-    "side_contrast": 0.01,
-    "hyper_contrast": "joint",
-    "hyper_contrast_weight": 1e-5,
-    "cross_contrast": "ranks",
-    "cross_contrast_weight": 0.01,
-}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "best": {},
-    "paper": _PAPER,
-    "released": {**_PAPER, "fusion": "last-layer"},
-}
-
-
-class MHCRConfig(EmbeddingConfig):
-    """Config of :class:`MHCR`.
-
-    Fields that are not given take the value of the ``setting``; the defaults below are those of ``best``.
-    """
-
-    name: Literal["mhcr"] = "mhcr"
-
-    setting: Literal["best", "paper", "released"] = "best"
-    """Where the defaults come from. ``released``: the authors' code, in which a misnamed variable puts the last
-    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. Of the
-    released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
-    makes an unseen item's features strangers to the model, the second makes metrics random."""
-
-    init: Literal["xavier", "spectral"] = "spectral"
-    """Start of the ID vectors (released: Xavier-uniform). ``best`` starts where a truncated SVD of the click graph
-    would end, which is ahead of anything that a few hundred steps learn from a random start."""
-
-    init_norm: float | None = Field(0.3, gt=0)
-    """Root-mean-square length of the ID vectors at the start; with it, content and hypergraph vectors of length one
-    neither drown the IDs nor drown in them."""
-
-    user_dropout: float = Field(0.3, ge=0, lt=1)
-    """Share of elements of the user vector that training sets to zero."""
-
-    layers: int = Field(2, ge=0)
-    """Layers of the user–item graph (paper: L; released: 7)."""
-
-    item_layers: int = Field(1, ge=1)
-    """Layers of the item–item graphs (L_i)."""
-
-    neighbours: int = Field(10, ge=1)
-    """Content neighbours of an item (knn_k)."""
-
-    self_neighbour: bool = False
-    """Whether an item is its own first neighbour, as released. A cold item has no ID to pass to itself, so ``best``
-    averages over other, warm items only, and warm and cold items are made by one rule."""
-
-    hyperedges: int = Field(32, ge=1)
-    """Hyperedges per view (K)."""
-
-    hyper_layers: int = Field(1, ge=1)
-    """Layers of the hypergraphs (L_h; released: 4, which without normalisation leaves one direction)."""
-
-    hyper_norm: HyperNorm = "edges"
-    """Division by the hyperedge's total membership, or ``none`` as released."""
-
-    membership_temperature: float = Field(0.5, gt=0)
-    """Temperature of the memberships (τ of the Gumbel softmax; not the loss's)."""
-
-    membership_noise: bool = False
-    """Gumbel noise on memberships in training."""
-
-    user_memberships: Literal["sum", "mean"] = "mean"
-    """A user's logits: sum of those of their items, as released (they saturate with activity), or mean."""
-
-    hyper_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of memberships set to zero in training (released: 1 − keep_rate = .3)."""
-
-    hyper_weight: float = Field(0.1, ge=0)
-    """Weight of the normalised hypergraph vector (α); 0 switches it off."""
-
-    gates: Literal["views", "shared"] = "views"
-    """One gate per view and another for the specific parts, without batch normalisation; or, as released, one
-    gate with batch normalisation for all of them."""
-
-    fusion: Literal["side", "last-layer", "none"] = "side"
-    """What joins the click-graph vector: the content side (figure), the last LightGCN layer (released code), or
-    nothing."""
-
-    content_weight: float = Field(1.0, ge=0)
-    """Weight of the vector that a two-layer network makes of an item's content; ours. It stands in for the ID part
-    of cold items (the spec's ID generator), trained by ranking; 0 as in paper and code."""
-
-    user_content: float = Field(1.0, ge=0)
-    """Weight of the mean of those vectors over a user's items, added to the user's; ours."""
-
-    content_hidden: int = Field(256, ge=1)
-    """Width of that network's hidden layer."""
-
-    content_dropout: float = Field(0.3, ge=0, lt=1)
-    """Dropout on its hidden layer."""
-
-    cold_share: float = Field(0.5, ge=0, lt=1)
-    """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
-    from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
-
-    scoring: Literal["trained", "dot"] = "trained"
-    """Rank by what training compared (cosine, if normalised), or by the raw inner product."""
-
-    batch_l2: float = Field(0.0, ge=0)
-    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight)."""
-
-    table_norm: float = Field(0.0, ge=0)
-    """Weight of (‖Z_U‖_F + ‖Z_I‖_F)/n_items (embloss_weight; negligible by construction, for parity)."""
-
-    side_contrast: float = Field(0.0, ge=0)
-    """Weight of the InfoNCE between content side and click-graph vector (cl_loss)."""
-
-    hyper_contrast: Literal["pairs", "joint"] = "pairs"
-    """Contrast among the views' hypergraph vectors: InfoNCE of every pair of views, or the released sum over a
-    batch against one view's table."""
-
-    hyper_contrast_weight: float = Field(0.0, ge=0)
-    """Its weight (hc_loss_weight)."""
-
-    joint_table: int = Field(-1, ge=-1)
-    """Place of the view whose table holds the negatives of ``joint`` (released: text)."""
-
-    cross_contrast: Literal["nodes", "ranks"] = "nodes"
-    """Contrast between a view's hypergraph vector and its item–item vector: InfoNCE of the batch's nodes, or the
-    released comparison of sorted coordinates over all nodes."""
-
-    cross_contrast_weight: float = Field(0.0, ge=0)
-    """Its weight (ghc_weight)."""
-
-    contrast_temperature: float = Field(0.2, gt=0)
-    """Temperature of the contrastive terms (the sorted comparison has its own, .1)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _settle(cls, values: Any) -> Any:
-        """Fill what is not given from the setting."""
-        if isinstance(values, Mapping):
-            return {**SETTINGS.get(str(values.get("setting", "best")), {}), **values}
-        return values
+from firstlight.models.layers import Linear, drop, made_again, xavier
+from firstlight.models.mhcr_config import MHCRConfig
+from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate
 
 
 class Nodes(NamedTuple):
@@ -222,60 +61,6 @@ class MHCREncoded(Encoded):
     views: list[Nodes]
     hyper: list[Nodes]
     hidden: Tensor
-
-
-class _Gate(nn.Module):
-    """σ(Gz + b): which coordinates of an ID pass, given content."""
-
-    def __init__(self, dim: int, rng: torch.Generator) -> None:
-        super().__init__()
-        self.inner = Linear(dim, dim, rng)
-
-    def forward(self, z: Tensor, training: bool) -> Tensor:
-        passed: Tensor = self.inner(z).sigmoid()
-        return passed
-
-
-class _NormGate(nn.Module):
-    """σ(BN(G₂·ReLU(BN(G₁z + b₁)) + b₂)), as released."""
-
-    def __init__(self, dim: int, rng: torch.Generator) -> None:
-        super().__init__()
-        self.first, self.second = Linear(dim, dim, rng), Linear(dim, dim, rng)
-        self.first_norm, self.second_norm = BatchNorm(dim), BatchNorm(dim)
-
-    def forward(self, z: Tensor, training: bool) -> Tensor:
-        hidden = self.first_norm(self.first(z), training).relu()
-        passed: Tensor = self.second_norm(self.second(hidden), training).sigmoid()
-        return passed
-
-
-class _Attention(nn.Module):
-    """q·tanh(Cz + c), with batch normalisation inside the tanh as released."""
-
-    def __init__(self, dim: int, normed: bool, rng: torch.Generator) -> None:
-        super().__init__()
-        self.inner, self.query = Linear(dim, dim, rng), Linear(dim, 1, rng, bias=False)
-        self.norm = BatchNorm(dim) if normed else None
-
-    def forward(self, z: Tensor, training: bool) -> Tensor:
-        inner = self.inner(z)
-        if self.norm is not None:
-            inner = self.norm(inner, training)
-        scores: Tensor = self.query(inner.tanh())[:, 0]
-        return scores
-
-
-class _Generator(nn.Module):
-    """Two layers from an item's joined content to a vector in the ID's place."""
-
-    def __init__(self, inputs: int, hidden: int, dim: int, rng: torch.Generator) -> None:
-        super().__init__()
-        self.first, self.second = Linear(inputs, hidden, rng), Linear(hidden, dim, rng)
-
-    def forward(self, x: Tensor, dropout: float, rng: torch.Generator | None) -> Tensor:
-        vectors: Tensor = self.second(drop(F.leaky_relu(self.first(x)), dropout, rng))
-        return vectors
 
 
 @dataclass(frozen=True)
@@ -337,12 +122,12 @@ class MHCR(ContentModel):
         dims, dim = list(self.view_dims.values()), config.dim
         shared = config.gates == "shared"
         self.projections = nn.ModuleList(Linear(width, dim, rng) for width in dims)
-        gate: type[_NormGate] | type[_Gate] = _NormGate if shared else _Gate
+        gate: type[NormGate] | type[Gate] = NormGate if shared else Gate
         self.gates = nn.ModuleList(gate(dim, rng) for _ in range(1 if shared else len(dims)))
-        self.specific = None if shared else _Gate(dim, rng)
-        self.attention = _Attention(dim, shared, rng)
+        self.specific = None if shared else Gate(dim, rng)
+        self.attention = Attention(dim, shared, rng)
         self.edges = nn.ParameterList(xavier(width, config.hyperedges, rng) for width in dims)
-        self.generator = _Generator(sum(dims), config.content_hidden, dim, rng)
+        self.generator = Generator(sum(dims), config.content_hidden, dim, rng)
         self._cache: tuple[tuple[int, ...], _Learned] | None = None
         self._build_graphs(torch.float32)
 
@@ -485,7 +270,7 @@ class MHCR(ContentModel):
         return joined[: self.n_users], joined[self.n_users :]
 
     def _fused(self, nodes: list[Tensor], clicks: Tensor, present: Tensor, training: bool) -> Tensor:
-        """Attention's common part and gated specific parts, over the views that are there (2.3)."""
+        """Attention's common part and gated specific parts, over the views that are there."""
         scores = torch.stack([self.attention(node, training) for node in nodes], dim=1)
         weights = scores.masked_fill(~present, -1e9).softmax(dim=1) * present
         common = sum((weights[:, m : m + 1] * node for m, node in enumerate(nodes)), torch.zeros(()))
@@ -548,7 +333,7 @@ class MHCR(ContentModel):
     # -- losses beside the ranking loss ---------------------------------------------------------------------
 
     def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
-        """The paper's further terms, each under its weight; those of weight zero are not computed (3)."""
+        """The paper's further terms, each under its weight; those of weight zero are not computed."""
         assert isinstance(encoded, MHCREncoded)
         config, terms = self.config, super().extra_losses(encoded, batch)
         users, user_counts = torch.unique(batch.users, return_counts=True)

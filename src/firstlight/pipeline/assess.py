@@ -115,6 +115,8 @@ def assess_cold(
 ) -> ColdAssessment:
     """Evaluate warm and cold targets of a finished run apart, among their own kind and among all items.
 
+    Items that the split keeps cold for the other held-out part are not ranked.
+
     Args:
         run: The run.
         dataset: Whose held-out pairs to rank; the run's own if None. Ids are matched as text.
@@ -132,9 +134,25 @@ def assess_cold(
         raise InputError(f"there is no {part} pair to rank", path=run.path)
     degrees, seen = run.seen.item_degrees, _known(run, part)
     cold = degrees == 0
-    report = cold_protocols(run.scorer, wanted, seen, cold, ks, popularity=degrees, seed=run.config.seed)
+    pool = _existing(run, wanted, part) if dataset is None else None
+    report = cold_protocols(
+        run.scorer, wanted, seen, cold, ks, popularity=degrees, pool=pool, seed=run.config.seed
+    )
     k = 20 if 20 in ks else ks[0]
-    return ColdAssessment(report, oracle_offset(run.scorer, wanted, seen, cold, k), unknown)
+    return ColdAssessment(report, oracle_offset(run.scorer, wanted, seen, cold, k, pool=pool), unknown)
+
+
+def _existing(run: Run, wanted: Interactions, part: Part) -> npt.NDArray[np.bool_]:
+    """``(n_items,)``: every item but those that the split keeps cold for the other held-out part.
+
+    Without a refit the cold items of validation are cold at the test too, and nobody is to find them there.
+    """
+    other = run.parts.get("test" if part == "valid" else "valid")
+    if other is None:
+        return np.ones(len(run.item_ids), np.bool_)
+    foreign = (run.seen.item_degrees == 0) & (other.item_degrees > 0) & (wanted.item_degrees == 0)
+    existing: npt.NDArray[np.bool_] = ~foreign
+    return existing
 
 
 def run_result(run: Run) -> RunResult:

@@ -97,7 +97,7 @@ def _content_model(model: Recommender, path: Path) -> ContentModel:
     name = getattr(getattr(model, "config", None), "name", type(model).__name__)
     able = [known for known in MODELS.names() if issubclass(MODELS.load(known), ContentModel)]
     raise InputError(
-        f"model {name!r} knows items by their clicks only and cannot take in new ones",
+        f"model {name!r} cannot take in new items",
         path=path,
         hint=f"train one that reads content: {', '.join(able)}",
     )

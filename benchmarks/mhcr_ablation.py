@@ -1,0 +1,144 @@
+"""What earns its place in MHCR: one part changed at a time, on movielens-small with cold items.
+
+    python benchmarks/mhcr_ablation.py [--seeds 0,1] [--threads 1] [--only "no hypergraph"] [--list]
+
+Each variant is trained once per seed with the budget of the cold-start tables and no search of its own; the length of
+training is found on validation. Numbers are on test: Recall@20 of warm targets among warm items, of cold targets among
+cold items, the harmonic mean in the whole pool under the offset that validation asks for, and the mean cosine between
+the vectors of two random items (1: all alike, which is what over-smoothing would leave). A variant that is done is not
+trained again (``runs/ablation``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import cold_start
+import torch
+import torch.nn.functional as F
+from machine import publish
+
+from firstlight.core.files import read_json, write_json
+from firstlight.core.seeds import torch_stream
+from firstlight.training import run as training
+from firstlight.training.run_folder import Run
+
+_BPR = [
+    *("loss.name=bpr", "temperature.name=fixed", "negatives.name=uniform", "negatives.count=1"),
+    *("training.batch=pairs", "training.batch_size=2048"),
+]
+#: Variant → settings over the defaults of ``best``.
+VARIANTS: dict[str, list[str]] = {
+    "best": [],
+    "text only": ["views.use=[text]"],
+    "cover only": ["views.use=[cover]"],
+    "no item graph": ["model.fusion=none"],
+    "no hypergraph": ["model.hyper_weight=0"],
+    "neither of them": ["model.fusion=none", "model.hyper_weight=0"],
+    "no content network": ["model.content_weight=0"],
+    "users without content": ["model.user_content=0"],
+    "no cold simulation": ["model.cold_share=0"],
+    "random start": ["model.init=xavier", "model.init_norm=null"],
+    "side contrast .01": ["model.side_contrast=0.01"],
+    "hypergraph contrast .01": ["model.hyper_contrast_weight=0.01"],
+    "cross contrast .01": ["model.cross_contrast_weight=0.01"],
+    "L = 0": ["model.layers=0"],
+    "L = 1": ["model.layers=1"],
+    "L = 4": ["model.layers=4"],
+    "L = 7": ["model.layers=7"],
+    "L_h = 2": ["model.hyper_layers=2"],
+    "L_h = 4": ["model.hyper_layers=4"],
+    "L_h = 4, not normalised": ["model.hyper_layers=4", "model.hyper_norm=none"],
+    "one gate with batch norm": ["model.gates=shared"],
+    "BPR": [*_BPR, "temperature.tau=0.1"],
+    "Adap-τ₀": ["temperature.name=adaptive"],
+    "Adap-τ": ["temperature.name=adaptive-user"],
+    "paper": ["model.setting=paper", *_BPR, "temperature.tau=1", "training.lr=1e-3"],
+    "released": ["model.setting=released", *_BPR, "temperature.tau=1", "training.lr=1e-3"],
+}
+
+
+def spread(run: Run) -> float:
+    """Mean cosine between the vectors of 20,000 random pairs of warm items."""
+    vectors = run.scorer.vectors()
+    assert vectors is not None
+    warm = torch.from_numpy(run.seen.item_degrees > 0).nonzero()[:, 0]
+    pairs = warm[torch.randint(len(warm), (2, 20_000), generator=torch_stream(0, "pairs"))]
+    pairs = pairs[:, pairs[0] != pairs[1]]
+    items = F.normalize(vectors[1][:, :-1], dim=1)
+    return float((items[pairs[0]] * items[pairs[1]]).sum(dim=1).mean())
+
+
+def measure(name: str, seed: int, threads: int) -> dict[str, float]:
+    """Train and judge one variant, unless it is done."""
+    folder = cold_start.ROOT / "runs" / "ablation" / f"{name.replace(' ', '-').replace('=', '')}-s{seed}"
+    target = folder / "numbers.json"
+    if target.exists():
+        done: dict[str, float] = read_json(target)
+        return done
+    dataset, _ = cold_start.load_data("movielens-small", "cold-items", seed)
+    run = cold_start.train_candidate(dataset, "mhcr", VARIANTS[name], seed, folder, threads, [])
+    outcome, _ = cold_start.judge_test(run, dataset)
+    rows = outcome["calibrated"]["protocols"]
+    numbers = {
+        "warm": rows["warm/warm"]["metrics"]["recall@20"],
+        "cold": rows["cold/cold"]["metrics"]["recall@20"],
+        "harmonic": outcome["calibrated"]["harmonic"]["metrics"]["recall@20"],
+        "cosine": spread(run),
+        "epochs": run.result["found"]["epochs"],
+        "seconds": run.result["found"]["train_seconds"],
+    }
+    write_json(target, numbers)
+    print(
+        f"{name}, seed {seed}: " + ", ".join(f"{key} {value:.4f}" for key, value in numbers.items()),
+        flush=True,
+    )
+    return numbers
+
+
+def main() -> None:
+    """Parse, run, publish."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", help="one variant")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        print("\n".join(VARIANTS))
+        return
+    training.fit_content = cold_start.fit_content_once
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    chosen = [options.only] if options.only else list(VARIANTS)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    for seed in seeds:  # views of one split stay in memory
+        for name in chosen:
+            found[name].append(measure(name, seed, options.threads))
+    if options.only:
+        return
+    rows = []
+    for name, numbers in found.items():
+        mean = {key: statistics.mean(entry[key] for entry in numbers) for key in numbers[0]}
+        rows.append(
+            [
+                name,
+                *(f"{mean[key]:.4f}" for key in ("warm", "cold", "harmonic")),
+                f"{mean['cosine']:.3f}",
+                *(f"{mean[key]:.0f}" for key in ("epochs", "seconds")),
+            ]
+        )
+    publish(
+        "ablation",
+        "mhcr",
+        "MHCR on movielens-small, a fifth of the items cold",
+        ["variant", "warm R@20", "cold R@20", "harmonic, whole pool", "mean cosine", "epochs", "seconds"],
+        rows,
+        f"Mean over seeds {options.seeds}; no search per variant. Seeds differ by about .02 in the cold column.",
+    )
+
+
+if __name__ == "__main__":
+    main()

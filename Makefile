@@ -1,6 +1,6 @@
 # From a fresh clone, `make demo` and `make test` each do everything they need, once.
 #
-#   make demo     generated world -> train -> evaluate -> recommend -> pictures, in demo-out/
+#   make demo     generated world -> train -> compare -> add new items -> recommend -> pictures, in demo-out/
 #   make test     ruff, mypy and the fast tests
 #   make docs     build the guide into docs/_build/html
 #

@@ -17,6 +17,8 @@ from firstlight.cli.output import Answer, draw_pairs, draw_table, say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from firstlight.pipeline.demo import DemoReport
+
 #: Distributions whose versions matter when something goes wrong.
 PACKAGES = (
     "torch",
@@ -194,62 +196,115 @@ def simulate(
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("demo-out"),
 ) -> Answer:
-    """Go the whole way on a generated world, in minutes."""
+    """Go the whole way on a generated world, to items that nobody has clicked, in minutes."""
     from firstlight.cli.progress import TrainingProgress
     from firstlight.core.extras import installed
-    from firstlight.data.formats import read_dataset
     from firstlight.pipeline.demo import run_demo
-    from firstlight.training.run_folder import load_run
 
     with TrainingProgress() as progress:
         report = run_demo(out, emit=progress)
-    pictures = []
-    if installed("plot"):
-        from firstlight.reports.runs import picture_covers, picture_runs
-
-        runs = {label: load_run(path) for label, path in report.runs.items()}
-        picture_runs(out / "overview.png", runs)
-        picture_covers(out / "covers.png", list(runs.values())[-1], read_dataset(report.data))
-        pictures = [out / "overview.png", out / "covers.png"]
+    pictures = _demo_pictures(report) if installed("plot") else {}
     value = {
         "out": out,
         "results": report.rows,
         "comparison": report.comparison,
+        "new_items": vars(report.arrivals) | {"adding": report.adding, "share_of_lists": report.share_of_new},
         "world": report.world,
         "data": report.data,
+        "before": report.before,
+        "arrived": report.new_items,
         "runs": report.runs,
+        "run_with_new_items": report.cold_run,
         "recommendations": report.recommendations,
-        "pictures": pictures,
+        "pictures": list(pictures.values()),
         "seconds": round(report.seconds, 1),
     }
-    return Answer(value, lambda console: _draw_demo(console, value))
+    return Answer(value, lambda console: _draw_demo(console, report, pictures))
 
 
-def _draw_demo(target: Console, value: dict[str, Any]) -> None:
-    rows = value["results"]
+def _demo_pictures(report: DemoReport) -> dict[str, Path]:
+    """Draw them; what they show -> file."""
+    from firstlight.cli.serving import open_served
+    from firstlight.data.formats import read_dataset
+    from firstlight.reports.arrivals import Panel, arrival_covers, save_arrivals
+    from firstlight.reports.runs import picture_covers, picture_runs
+    from firstlight.training.run_folder import load_run
+
+    files = {name: report.out / f"{name}.png" for name in ("overview", "covers", "new-items")}
+    runs = {label: load_run(path) for label, path in report.runs.items()}
+    picture_runs(files["overview"], runs)
+    picture_covers(files["covers"], list(runs.values())[-1], read_dataset(report.data))
+    found = report.arrivals
+    first = next(iter(_DEMO_COLUMNS))
+    panels = [
+        Panel(
+            title,
+            {row["label"]: row[name] for row in found.rows if row[name] is not None},
+            {label: of[name] for label, of in found.intervals.items() if name in of},
+            line=found.content_ceiling if name == first else None,
+            line_label="all tastes, as content shows them",
+        )
+        for name, title in _DEMO_COLUMNS.items()
+    ]
+    count = f"{report.adding['items']:,} items arrive that nobody has clicked"
+    save_arrivals(
+        files["new-items"],
+        f"{count}: recall@{found.k} of the clicks that followed",
+        panels,
+        arrival_covers(open_served(report.cold_run), read_dataset(report.world)),
+        ours=found.rows[0]["label"],
+        bound=found.rows[-1]["label"],
+    )
+    return files
+
+
+#: Columns of the report on new items → what the picture says above them.
+_DEMO_COLUMNS = {
+    "new among new": "clicks on new items,\nnew items ranked",
+    "new among all": "clicks on new items,\nall items ranked",
+    "old among all": "clicks on older items,\nall items ranked",
+    "all among all": "all clicks,\nall items ranked",
+}
+
+
+def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path]) -> None:
+    rows, found = report.rows, report.arrivals
     target.print()
-    draw_table(target, ["model", *list(rows[0])[1:]], [list(row.values()) for row in rows])
+    draw_table(
+        target,
+        ["model", *list(rows[0])[1:]],
+        [list(row.values()) for row in rows],
+        title="Clicks alone, split by chance",
+    )
+    target.print()
+    items = f"{report.adding['items']:,} items that arrived after training"
+    draw_table(
+        target,
+        ["model", *list(found.rows[0])[1:]],
+        [list(row.values()) for row in found.rows],
+        title=f"With {items}: recall@{found.k}, clicks among the items that are ranked",
+    )
+    ours = found.rows[0]
+    target.print(
+        f"  New among new: {ours['label']} finds {ours['new among new']:.3f}; all tastes, as far as content shows "
+        f"them, would find {found.content_ceiling:.3f}."
+    )
+    target.print(f"  New items take {report.share_of_new:.0%} of the places in the ten items for every user.")
     target.print()
     places = {
-        "the world": value["world"],
-        "the split dataset": value["data"],
-        "the runs": out_of(value["runs"]),
-        "ten items for every user": value["recommendations"],
+        "the world": report.world,
+        "the runs": report.cold_run.parent,
+        "ten items for every user, new ones included": report.recommendations,
     }
-    if value["pictures"]:
-        places |= {"curves, groups, temperatures": value["pictures"][0], "covers": value["pictures"][1]}
-    draw_pairs(target, places, title=f"Done in {value['seconds']:.0f} s. Where things are:")
-    if not value["pictures"]:
+    shown = {"new-items": "new items", "overview": "curves, groups, temperatures", "covers": "covers"}
+    places |= {what: pictures[name] for name, what in shown.items() if name in pictures}
+    draw_pairs(target, places, title=f"Done in {report.seconds:.0f} s. Where things are:")
+    if not pictures:
         target.print("  for pictures: pip install 'firstlight[plot]', then run the demo again")
-    runs = [str(path) for path in value["runs"].values()]
     # Run from a virtual environment that is not active, as `make demo` does, the bare name would not be found.
     program = "firstlight" if shutil.which("firstlight") else sys.argv[0]
     target.print()
     target.print("Try next:", style="bold")
-    target.print(f"  {program} recommend {runs[-1]} --users u0007 -k 5")
-    target.print(f"  {program} compare {' '.join(runs)}")
-
-
-def out_of(runs: dict[str, Path]) -> str:
-    """The folder that holds all runs."""
-    return str(next(iter(runs.values())).parent)
+    target.print(f"  {program} recommend {report.cold_run} --users u0007 -k 5")
+    target.print(f"  {program} add-items {report.cold_run} PICTURE.jpg --title 'words of your own'")
+    target.print(f"  {program} compare {' '.join(str(path) for path in report.runs.values())}")

@@ -21,7 +21,7 @@ from firstlight.core.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 #: Distinct also in grey and for colour-blind readers (after Okabe and Ito).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#8a63a8", "#b8860b")
@@ -79,17 +79,17 @@ def save_overview(
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    figure = _figure(15.0, 4.6)
+    figure = new_figure(15.0, 4.6)
     left, middle, right = figure.subplots(1, 3)
     draw_curves(left, curves, metric)
     draw_groups(middle, groups, metric)
     draw_temperatures(right, temperatures)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
     """Draw a validation metric over epochs; the best epoch of each curve is marked."""
-    _dress(axes)
+    dress(axes)
     last = max((max(curve.epochs) for curve in curves), default=1)
     ends: list[tuple[float, str, str]] = []
     for colour, curve in zip(_colours([curve.label for curve in curves]), curves, strict=True):
@@ -107,7 +107,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
 
 def draw_groups(axes: Axes, groups: Mapping[str, Sequence[float]], metric: str) -> None:
     """Draw the recall of held-out clicks on each tenth of the items, by popularity."""
-    _dress(axes)
+    dress(axes)
     n = max((len(values) for values in groups.values()), default=0)
     width = 0.8 / max(1, len(groups))
     for index, (colour, (label, values)) in enumerate(
@@ -124,7 +124,7 @@ def draw_groups(axes: Axes, groups: Mapping[str, Sequence[float]], metric: str) 
 
 def draw_temperatures(axes: Axes, temperatures: Sequence[Temperatures]) -> None:
     """Draw how the users' temperatures spread."""
-    _dress(axes)
+    dress(axes)
     everything = np.concatenate([entry.per_user for entry in temperatures]) if temperatures else np.zeros(1)
     low, high = float(everything.min()), float(everything.max())
     bins = np.linspace(low, high if high > low else low + 1e-3, 41).tolist()
@@ -169,10 +169,19 @@ def save_cover_sheet(path: Path, rows: Sequence[CoverRow]) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    left, right = len(rows[0].watched), len(rows[0].recommended)
+    figure = new_figure(0.78 * (left + right) + 1.2, 0.83 * len(rows) + 0.5)
+    draw_cover_sheet(
+        figure, rows, ("watched", "recommended (green frame: held out from training, watched in fact)")
+    )
+    save_figure(figure, path)
+
+
+def draw_cover_sheet(figure: FigureBase, rows: Sequence[CoverRow], titles: tuple[str, str]) -> None:
+    """Draw rows of covers into a figure or a part of one; the titles stand above the left and the right ones."""
     from PIL import Image
 
     left, right = len(rows[0].watched), len(rows[0].recommended)
-    figure = _figure(0.78 * (left + right) + 1.2, 0.83 * len(rows) + 0.5)
     grid = figure.subplots(
         len(rows), left + right + 1, squeeze=False, width_ratios=[*[1] * left, 0.35, *[1] * right]
     )
@@ -188,27 +197,29 @@ def save_cover_sheet(path: Path, rows: Sequence[CoverRow]) -> None:
                 spine.set(visible=hit, color=PALETTE[2], linewidth=3)
             if image is not None:
                 axes.imshow(np.asarray(Image.open(io.BytesIO(image)).convert("RGB")))
-    for column, words in (
-        (0, "watched"),
-        (left + 1, "recommended (green frame: held out from training, watched in fact)"),
-    ):
+    for column, words in zip((0, left + 1), titles, strict=True):
         axes = grid[0][column]
         axes.set_title(" ", fontsize=11)  # keeps the height; the words themselves must not widen the column
         words_above = axes.text(
             0, 1.1, words, transform=axes.transAxes, fontsize=11, fontweight="bold", color=INK
         )
         words_above.set_in_layout(False)
-    _save(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     require("plot")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=_DPI, facecolor=PAPER, layout="constrained")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG with a palette."""
     from PIL import Image
 
     drawn = io.BytesIO()
@@ -220,7 +231,7 @@ def _save(figure: Figure, path: Path) -> None:
         small.save(temporary, format="PNG", optimize=True)
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
     """Take away what carries no information."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

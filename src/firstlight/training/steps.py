@@ -98,10 +98,18 @@ class StepComputer:
         scores = (user_vectors * centers).sum(dim=1)
         losses = self._loss(users, user_vectors, scores, negatives)
         weights = lengths.to(losses.dtype)
-        return self._by_pair((losses * weights).sum() / weights.sum(), encoded, users, positives, drawn, lengths)
+        return self._by_pair(
+            (losses * weights).sum() / weights.sum(), encoded, users, positives, drawn, lengths
+        )
 
     def _by_pair(
-        self, ranking: Tensor, encoded: object, users: Tensor, positives: Tensor, drawn: Drawn, lengths: Tensor
+        self,
+        ranking: Tensor,
+        encoded: object,
+        users: Tensor,
+        positives: Tensor,
+        drawn: Drawn,
+        lengths: Tensor,
     ) -> StepResult:
         """A model's own terms are told of pairs, whatever a step takes."""
         index = None if drawn.index is None else drawn.index.repeat_interleave(lengths, dim=0)

@@ -37,14 +37,17 @@ VARIANTS: dict[str, list[str]] = {
     "no hypergraph": ["model.hyper_weight=0"],
     "neither of them": ["model.fusion=none", "model.hyper_weight=0"],
     "no content network": ["model.content_weight=0"],
-    "users without content": ["model.user_content=0"],
-    "no cold simulation": ["model.cold_share=0"],
+    "content for cold items only": ["model.content_joins=false"],
+    "users with content": ["model.user_content=1"],
+    "no cold loss": ["model.cold_loss=0"],
+    "hidden IDs in place of the cold loss": ["model.cold_loss=0", "model.cold_share=0.5"],
+    "cold loss that leaves users alone": ["model.cold_moves_users=false"],
     "random start": ["model.init=xavier", "model.init_norm=null"],
     "side contrast .01": ["model.side_contrast=0.01"],
     "hypergraph contrast .01": ["model.hyper_contrast_weight=0.01"],
     "cross contrast .01": ["model.cross_contrast_weight=0.01"],
     "L = 0": ["model.layers=0"],
-    "L = 1": ["model.layers=1"],
+    "L = 2": ["model.layers=2"],
     "L = 4": ["model.layers=4"],
     "L = 7": ["model.layers=7"],
     "L_h = 2": ["model.hyper_layers=2"],
@@ -78,7 +81,9 @@ def measure(name: str, seed: int, threads: int) -> dict[str, float]:
         done: dict[str, float] = read_json(target)
         return done
     dataset, _ = cold_start.load_data("movielens-small", "cold-items", seed)
-    run = cold_start.train_candidate(dataset, "mhcr", VARIANTS[name], seed, folder, threads, [])
+    run = cold_start.train_candidate(
+        dataset, "mhcr", ["training.batch_size=64", *VARIANTS[name]], seed, folder, threads, []
+    )
     outcome, _ = cold_start.judge_test(run, dataset)
     rows = outcome["calibrated"]["protocols"]
     numbers = {

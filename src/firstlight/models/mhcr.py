@@ -8,8 +8,8 @@ Three sources make a vector:
 * a learned hypergraph per content view: items and, through what they clicked, users join K soft hyperedges.
 
 Three settings share the code. ``released`` and ``paper`` reproduce the authors' code and what the paper draws;
-``best`` is ours: content alone can stand for an item that nobody has clicked, because training hides the IDs of a
-share of the items in every step and makes content rank in their place (:mod:`firstlight.models.mhcr_config`).
+``best`` is ours: content alone can stand for an item that nobody has clicked, because a second softmax ranks all items
+as if each of them were cold (:mod:`firstlight.models.mhcr_config`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from firstlight.core.logsumexp import score_log_sum_exp
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.graphs.hypergraph import hyperedge_vectors, memberships
@@ -54,6 +55,7 @@ class MHCREncoded(Encoded):
         views: Per view, item–item graph vectors of users and items (E_m).
         hyper: Per view, hypergraph vectors of users and items (E_m^H).
         hidden: ``(n_items,)`` bool: items treated as cold in this pass.
+        if_cold: ``(n_items, dim)`` what every item would be if it were cold, where the cold loss asks for it.
     """
 
     clicks: tuple[Tensor, Tensor]
@@ -61,6 +63,7 @@ class MHCREncoded(Encoded):
     views: list[Nodes]
     hyper: list[Nodes]
     hidden: Tensor
+    if_cold: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,21 @@ class MHCR(ContentModel):
         content = self._generated(self.content, rng)
         tastes = self._tastes(content, self.history.users_from)
         users = self._sum(shown[0], None if added is None else added[0], [pair[0] for pair in hyper], tastes)
-        items = self._sum(shown[1], None if added is None else added[1], [pair[1] for pair in hyper], content)
-        return MHCREncoded(users, items, rng, clicks, side, views, hyper, hidden)
+        joins = content if content is None or self.config.content_joins else content * hidden[:, None]
+        items = self._sum(shown[1], None if added is None else added[1], [pair[1] for pair in hyper], joins)
+        if_cold = self._if_cold(views, hyper, content) if training and self.config.cold_loss else None
+        return MHCREncoded(users, items, rng, clicks, side, views, hyper, hidden, if_cold)
+
+    def _if_cold(self, views: list[Nodes], hyper: list[Nodes], content: Tensor | None) -> Tensor:
+        """Every item's vector by the rule of cold ones; see :meth:`content_vectors`."""
+        nodes, edges = [pair.items for pair in views], [pair.items for pair in hyper]
+        if not self.config.cold_moves_users:
+            nodes, edges = [node.detach() for node in nodes], [edge.detach() for edge in edges]
+        zeros = torch.zeros_like(self.item_table)
+        side = None
+        if self.config.fusion == "side":
+            side = self._fused(nodes, zeros, self.content.present, True)
+        return self._sum(zeros, side, edges, content)
 
     def _needs_side(self, training: bool) -> bool:
         """Whether the content side is read: by the score, or by a term of the objective."""
@@ -339,6 +355,8 @@ class MHCR(ContentModel):
         users, user_counts = torch.unique(batch.users, return_counts=True)
         items, item_counts = torch.unique(batch.positives, return_counts=True)
         both = (0, users, user_counts), (1, items, item_counts)
+        if encoded.if_cold is not None:
+            terms["cold"] = config.cold_loss * self._cold_ranking(encoded, batch)
         if config.batch_l2:
             terms["batch-l2"] = config.batch_l2 * self._batch_squares(encoded, batch)
         if config.table_norm and encoded.users is not None and encoded.items is not None:
@@ -358,6 +376,19 @@ class MHCR(ContentModel):
         if config.cross_contrast_weight:
             terms["cross-contrast"] = config.cross_contrast_weight * self._cross_contrast(encoded, both)
         return terms
+
+    def _cold_ranking(self, encoded: MHCREncoded, batch: Batch) -> Tensor:
+        """Softmax over all warm items, each as it would be if it were cold; mean over the pairs of the batch."""
+        assert encoded.users is not None
+        assert encoded.if_cold is not None
+        rows, slots, counts = torch.unique(batch.users, return_inverse=True, return_counts=True)
+        users, items = self._normalised(encoded.users[rows], encoded.if_cold)
+        if not self.config.cold_moves_users:
+            users = users.detach()
+        users = users / self.config.cold_temperature
+        against, _ = score_log_sum_exp(users, items[~self.cold])
+        liked = (users[slots] * items[batch.positives]).sum()
+        return ((against * counts).sum() - liked) / len(batch.users)
 
     def _batch_squares(self, encoded: Encoded, batch: Batch) -> Tensor:
         assert encoded.users is not None

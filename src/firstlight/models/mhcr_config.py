@@ -30,6 +30,7 @@ _PAPER: dict[str, Any] = {
     "user_content": 0.0,
     "content_dropout": 0.0,
     "cold_share": 0.0,
+    "cold_loss": 0.0,
     "batch_l2": 1e-4,
     "table_norm": 0.1,
     "side_contrast": 0.01,
@@ -70,7 +71,7 @@ class MHCRConfig(EmbeddingConfig):
     user_dropout: float = Field(0.3, ge=0, lt=1)
     """Share of elements of the user vector that training sets to zero."""
 
-    layers: int = Field(2, ge=0)
+    layers: int = Field(1, ge=0)
     """Layers of the user–item graph (paper: L; released: 7)."""
 
     item_layers: int = Field(1, ge=1)
@@ -119,7 +120,7 @@ class MHCRConfig(EmbeddingConfig):
     """Weight of the vector that a two-layer network makes of an item's content; ours. It stands in for the ID part
     of cold items (the spec's ID generator), trained by ranking; 0 as in paper and code."""
 
-    user_content: float = Field(1.0, ge=0)
+    user_content: float = Field(0.0, ge=0)
     """Weight of the mean of those vectors over a user's items, added to the user's; ours."""
 
     content_hidden: int = Field(256, ge=1)
@@ -128,9 +129,23 @@ class MHCRConfig(EmbeddingConfig):
     content_dropout: float = Field(0.3, ge=0, lt=1)
     """Dropout on its hidden layer."""
 
-    cold_share: float = Field(0.5, ge=0, lt=1)
+    cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
     from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
+
+    content_joins: bool = True
+    """Whether the content vector is added to warm items too, or stands for cold ones only."""
+
+    cold_loss: float = Field(1.0, ge=0)
+    """Weight of a second softmax in which every item is what it would be if it were cold; ours. Where the cold share
+    trains both kinds in one ranking, this trains cold vectors beside a warm ranking that it need not disturb."""
+
+    cold_temperature: float = Field(0.1, gt=0)
+    """Its temperature."""
+
+    cold_moves_users: bool = True
+    """Whether it also moves the users' vectors and what items hand to neighbours and hyperedges, or reads them as
+    they are."""
 
     scoring: Literal["trained", "dot"] = "trained"
     """Rank by what training compared (cosine, if normalised), or by the raw inner product."""

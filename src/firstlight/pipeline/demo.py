@@ -86,6 +86,8 @@ COLD: dict[str, Any] = {
         "model.content_dropout=0.5",
         "model.batch_l2=0.03",
         # Content speaks louder than ids, since it is all that a new item has.
+        "model.layers=2",
+        "model.cold_loss=0",
         "model.cold_share=0.5",
         "model.content_weight=2",
         "model.user_content=6",

@@ -1,6 +1,6 @@
 """What earns its place in MHCR: one part changed at a time, on movielens-small with cold items.
 
-    python benchmarks/mhcr_ablation.py [--seeds 0,1] [--threads 1] [--only "no hypergraph"] [--list]
+    python benchmarks/mhcr_ablation.py [--seeds 0,1] [--threads 1] [--only "best;no hypergraph"] [--list]
 
 Each variant is trained once per seed with the budget of the cold-start tables and no search of its own; the length of
 training is found on validation. Numbers are on test: Recall@20 of warm targets among warm items, of cold targets among
@@ -109,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", help="one variant")
+    parser.add_argument("--only", help="some variants, separated by semicolons")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     if options.list:
@@ -117,13 +117,11 @@ def main() -> None:
         return
     training.fit_content = cold_start.fit_content_once
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    chosen = [options.only] if options.only else list(VARIANTS)
+    chosen = options.only.split(";") if options.only else list(VARIANTS)
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     for seed in seeds:  # views of one split stay in memory
         for name in chosen:
             found[name].append(measure(name, seed, options.threads))
-    if options.only:
-        return
     rows = []
     for name, numbers in found.items():
         mean = {key: statistics.mean(entry[key] for entry in numbers) for key in numbers[0]}

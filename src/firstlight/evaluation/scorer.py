@@ -81,6 +81,66 @@ class VectorScorer:
         return self._users[users] @ self._items.T
 
 
+class BlendScorer:
+    """The weighted sum of several scorers, each user's scores of each brought to the same scale first.
+
+    Models of different kinds err differently, and their scores have nothing in common but the order: the
+    z-score of a row, over all items, makes them comparable. What ranks is block by block, as any scorer.
+
+    Args:
+        scorers: What is blended, over the same user and item rows; with or without vectors. Standardised
+            scores must be finite.
+        weights: Weight of each; zero leaves a scorer out.
+        standardise: Whether rows become z-scores. A row that is the same for all items becomes zero.
+
+    Raises:
+        InputError: There is nothing to blend, a weight is missing or not finite, or shapes differ.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], weights: Sequence[float], standardise: bool = True) -> None:
+        shapes = [(scorer.n_users, scorer.n_items) for scorer in scorers]
+        if not scorers or len(scorers) != len(weights) or not np.isfinite(weights).all():
+            raise InputError(
+                f"a blend needs a finite weight for each scorer, got {list(weights)} for {len(scorers)}"
+            )
+        if len(set(shapes)) > 1:
+            raise InputError(
+                "models of different users or items cannot be blended: "
+                + ", ".join(f"{users} × {items}" for users, items in shapes),
+                hint="blend models that were trained on the same dataset",
+            )
+        self._parts = [
+            (scorer, float(weight)) for scorer, weight in zip(scorers, weights, strict=True) if weight
+        ]
+        self._standardise = standardise
+        self.n_users, self.n_items = shapes[0]
+
+    def vectors(self) -> None:
+        """A blend has no vectors."""
+        return None
+
+    def scores(self, users: Tensor) -> Tensor:
+        """``(b, n_items)`` float32 weighted sums."""
+        total = torch.zeros(len(users), self.n_items, device=users.device)
+        for scorer, weight in self._parts:
+            rows = _score_rows(scorer, users).detach().to(users.device, torch.float32)
+            total.add_(_z_scores(rows) if self._standardise else rows, alpha=weight)
+        return total
+
+
+def _score_rows(scorer: Scorer, users: Tensor) -> Tensor:
+    """``(b, n_items)`` scores of a scorer of either kind."""
+    vectors = scorer.vectors()
+    return scorer.scores(users) if vectors is None else VectorScorer(*vectors).scores(users)
+
+
+def _z_scores(rows: Tensor) -> Tensor:
+    """Rows with mean 0 and standard deviation 1; zero where a row varies by no more than its rounding."""
+    variance, mean = torch.var_mean(rows, dim=1, correction=0, keepdim=True)
+    constant = variance.sqrt() <= 1e-6 * mean.abs()
+    return (rows - mean).mul_(torch.where(constant, 0.0, variance.rsqrt()))
+
+
 def excluded_items(users: IntArray, seen: Sequence[Interactions]) -> Exclusion | None:
     """The items that the logs in ``seen`` hold for ``users``, as compressed sparse rows over ``users``.
 

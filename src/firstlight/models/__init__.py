@@ -8,6 +8,7 @@ MODELS = Registry(
     {
         "popularity": "firstlight.models.popularity:Popularity",
         "item-knn": "firstlight.models.item_knn:ItemKNN",
+        "graph-filter": "firstlight.models.graph_filter:GraphFilter",
         "mf": "firstlight.models.mf:MatrixFactorisation",
         "lightgcn": "firstlight.models.lightgcn:LightGCN",
         "layergcn": "firstlight.models.layergcn:LayerGCN",

@@ -220,9 +220,10 @@ class Phase:
         return self.computer.pairs(self._users[rows].long(), self._items[rows].long(), step, rng)
 
     def _diverged(self, epoch: int, what: str) -> DivergenceError:
+        kept = f"the checkpoint of epoch {epoch} is kept" if epoch else "this phase has no checkpoint yet"
         return DivergenceError(
-            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; the last checkpoint, of an earlier "
-            f"epoch, is kept.\n  → lower training.lr (now {self.config.training.lr:g}) or raise τ "
+            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; {kept}.\n"
+            f"  → lower training.lr (now {self.config.training.lr:g}) or raise τ "
             f"(now {float(self.temperature.per_user().min()):.4g} at its smallest)"
         )
 

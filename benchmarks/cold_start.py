@@ -124,10 +124,11 @@ GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
     "clcrec": (["negatives.name=shared", "negatives.count=512"], {"training.lr": [3e-3, 3e-2]}),
     "tower": (_SOFTMAX, _TAU),
     "mhcr": (["training.batch_size=64"], {"temperature.tau": [0.1, 0.15]}),
-    # Mostly warm targets: the hypergraph costs more than it brings there; with and without the content network.
+    # Mostly warm targets, features that tell little: clicks alone rank warm items, content stands for cold ones
+    # only; or the item graph joins, too.
     "mhcr@tiktok": (
-        ["temperature.tau=0.2", "model.hyper_weight=0", "model.layers=2"],
-        {"+": [[], ["model.content_weight=0", "model.cold_loss=0"]]},
+        ["temperature.tau=0.2", "model.hyper_weight=0", "model.layers=2", "model.content_joins=false"],
+        {"+": [["model.fusion=none", "model.cold_moves_users=false"], []]},
     ),
 }
 

@@ -388,7 +388,8 @@ class MHCR(ContentModel):
         users = users / self.config.cold_temperature
         against, _ = score_log_sum_exp(users, items[~self.cold])
         liked = (users[slots] * items[batch.positives]).sum()
-        return ((against * counts).sum() - liked) / len(batch.users)
+        loss: Tensor = ((against * counts).sum() - liked) / len(batch.users)
+        return loss
 
     def _batch_squares(self, encoded: Encoded, batch: Batch) -> Tensor:
         assert encoded.users is not None

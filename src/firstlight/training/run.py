@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from firstlight.data.catalogue import ItemViews
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
-from firstlight.evaluation.calibration import fit_offset, harmonic_mean
+from firstlight.evaluation.calibration import CalibratedScorer, fit_offset, harmonic_mean
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
 from firstlight.models import MODELS
 from firstlight.models.base import EmbeddingModel, Recommender, build_model
@@ -406,6 +406,32 @@ def _apart(
     return values | {f"harmonic-{name}": float(harmonic_mean(*values.values()))}
 
 
+#: How much of the offset that serves cold and warm targets alike is tried where all targets count the same.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def _share(
+    scorer: ModelScorer,
+    offset: float,
+    targets: Interactions,
+    seen: Interactions,
+    cold: npt.NDArray[np.bool_],
+    pool: npt.NDArray[np.bool_] | None,
+    name: str,
+) -> float:
+    """The share of an offset that is best for all targets together.
+
+    The harmonic mean asks for as many cold items as if half of the clicks went to them; a metric over all targets knows
+    how many do.
+    """
+    k = int(name.partition("@")[2])
+    values = {}
+    for share in _SHARES:
+        moved = CalibratedScorer(scorer, cold, 1.0, offset * share)
+        values[share] = evaluate_ranking(moved, targets, [seen], ks=(k,), pool=pool).metrics[name]
+    return max(values, key=lambda share: (values[share], -share))
+
+
 def _calibration(
     config: RunConfig,
     model: Recommender,
@@ -417,8 +443,12 @@ def _calibration(
     cold = seen.item_degrees == 0
     if not isinstance(model, ContentModel) or not cold[targets.items].any():
         return {}
-    k = int(config.training.metric.partition("@")[2])
-    found = fit_offset(ModelScorer(model), targets, [seen], cold, k, pool=pool)
+    side, _, name = config.training.metric.rpartition("-")
+    k, scorer = int(name.partition("@")[2]), ModelScorer(model)
+    found = fit_offset(scorer, targets, [seen], cold, k, pool=pool)
+    if not side and found.fitted:
+        share = _share(scorer, found.offset, targets, seen, cold, pool, name)
+        found = replace(found, offset=found.offset * share)
     return {"calibration": asdict(found)}
 
 

@@ -141,7 +141,9 @@ def small(seed: int = 0, present: np.ndarray | None = None, n_items: int = 30, *
         name: FeatureMatrix(rng.normal(size=(n_items, width)).astype(np.float32) * shown[:, [m]], shown[:, m])
         for m, (name, width) in enumerate({"text": 7, "cover": 5}.items())
     }
-    config = MHCRConfig.model_validate({"dim": 8, "hyperedges": 3, "neighbours": 3, **changes})
+    config = MHCRConfig.model_validate(
+        {"dim": 8, "hyperedges": 3, "neighbours": 3, "hyper_weight": 0.2, **changes}
+    )
     return MHCR(config, log, torch_stream(seed, "init"), views)
 
 

@@ -63,7 +63,10 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     write_dataset(topical(), folder / "data")
     found = {"data": folder / "data"}
     quick = ["training.batch_size=128", "training.selection=none", "model.dim=8"]
-    for model, sets in (("mhcr", quick), ("popularity", []), ("mf", quick)):
+    # Cold and warm items learn in one ranking, so that they share a scale without a validation part.
+    joint = [*("model.cold_share=0.5", "model.cold_loss=0", "model.user_content=1", "model.user_dropout=0")]
+    joint += ["model.init=xavier", "model.init_norm=null", "model.content_dropout=0", "model.layers=2"]
+    for model, sets in (("mhcr", [*quick, *joint]), ("popularity", []), ("mf", quick)):
         found[model] = folder / model
         words = ["train", folder / "data", "--model", model, "--out", found[model], "--threads", 1]
         words += ["--epochs", 30] if sets else []

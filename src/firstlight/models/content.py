@@ -139,6 +139,11 @@ class ContentModel(EmbeddingModel):
         """
         return self._as_cold(self.content_vectors(content_rows(views, self.view_dims)))
 
+    @torch.no_grad()
+    def as_if_cold(self, rows: Tensor) -> Tensor:
+        """``(n, dim + 1)`` vectors of catalogue items ``rows`` ``(n,)`` by their content alone, calibrated."""
+        return self._as_cold(self.content_vectors(self.content[rows]))
+
     def _as_cold(self, vectors: Tensor) -> Tensor:
         offset = self.cold_offset.expand(len(vectors), 1)
         return torch.cat([vectors * self.cold_scale, offset], dim=1)
@@ -170,7 +175,7 @@ class ContentModel(EmbeddingModel):
         cold = self.cold.nonzero()[:, 0]
         items = torch.cat([items, items.new_zeros(len(items), 1)], dim=1)
         if len(cold):
-            items[cold] = self._as_cold(self.content_vectors(self.content[cold])).to(items.dtype)
+            items[cold] = self.as_if_cold(cold).to(items.dtype)
         return _with_one(users), items
 
     def calibrate(self, scale: float, offset: float) -> None:

@@ -7,27 +7,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json, write_json
-from firstlight.core.seeds import numpy_stream, torch_stream
+from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
-from firstlight.evaluation.calibration import CalibratedScorer, fit_offset, harmonic_mean
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
-from firstlight.evaluation.scorer import Scorer, VectorScorer
 from firstlight.models import MODELS
-from firstlight.models.base import EmbeddingModel, Recommender, build_model
+from firstlight.models.base import Recommender, build_model
 from firstlight.models.content import ContentModel
 from firstlight.training.checkpoint import (
     Checkpoint,
@@ -41,6 +37,7 @@ from firstlight.training.config import RunConfig
 from firstlight.training.content import Content, check_content, fit_content, save_content
 from firstlight.training.loop import Judge, Phase, Progress
 from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
+from firstlight.training.selection import calibration, make_judge, validation_pool
 
 #: What each selection protocol means, in every result.
 PROTOCOLS = {
@@ -220,7 +217,9 @@ def _fit(
         phase = _phase(context, "train", known, epochs, None)
         return phase.model, known, {"epochs": epochs, "train_seconds": phase.progress.seconds}
     if selection == "test":
-        phase = _phase(context, "train", known, epochs, _judge(config, parts["test"], known), stop_early=True)
+        phase = _phase(
+            context, "train", known, epochs, make_judge(config, parts["test"], known), stop_early=True
+        )
         best = _best_model(context, phase.model)
         return best, known, _found("test", phase.progress)
     found, searched = _search(context, parts)
@@ -245,12 +244,12 @@ def _search(context: _Context, parts: dict[str, Interactions]) -> tuple[dict[str
         context.carried, context.earlier = resumed.carried, list(resumed.carried["history"])
         return resumed.carried["found"], None
     config = context.config
-    judge = _judge(config, parts["valid"], parts["train"], _pool(context.dataset))
+    judge = make_judge(config, parts["valid"], parts["train"], validation_pool(context.dataset))
     phase = _phase(context, "search", parts["train"], config.training.epochs, judge, stop_early=True)
     found = _found("valid", phase.progress)
     if isinstance(phase.model, ContentModel):
         best = _best_model(context, phase.model)
-        found |= _calibration(config, best, parts["valid"], parts["train"], _pool(context.dataset))
+        found |= calibration(config, best, parts["valid"], parts["train"], validation_pool(context.dataset))
     context.earlier = phase.progress.history
     context.carried = {"found": found, "history": phase.progress.history}
     return found, phase
@@ -272,7 +271,7 @@ def _refit(
     config = context.config
     tracked = config.training.track_test and "test" in parts
     epochs = config.training.epochs if tracked else found["epochs"]
-    judge = _judge(config, parts["test"], known) if tracked else None
+    judge = make_judge(config, parts["test"], known) if tracked else None
     phase = _phase(context, "refit", known, epochs, judge, keep=found["epochs"] if tracked else None)
     found = {**found, "refit_seconds": round(phase.progress.seconds, 2)}
     if not tracked:
@@ -340,143 +339,6 @@ def _best_model(context: _Context, model: Any) -> Recommender:
     model.load_state_dict(load_tensors(context.out / "checkpoint" / "best.safetensors"))
     kept: Recommender = model
     return kept
-
-
-def _pool(dataset: Dataset) -> npt.NDArray[np.bool_] | None:
-    """The items that validation ranks: all but those that the split keeps cold for the test."""
-    items = dataset.catalogue.items
-    return (items["role"] != "cold-test").to_numpy() if "role" in items.columns else None
-
-
-def _judge(
-    config: RunConfig,
-    targets: Interactions,
-    seen: Interactions,
-    pool: npt.NDArray[np.bool_] | None = None,
-) -> Judge:
-    """An evaluator for selection: the metrics at the cut-off of ``training.metric`` alone."""
-    metric = config.training.metric
-    _, _, k = metric.partition("@")
-    if targets.n_pairs == 0:
-        raise FirstlightError(
-            "the validation part is empty, so nothing can be selected on it\n"
-            "  → raise training.valid_share, or set training.selection=none"
-        )
-    if not k.isdigit():
-        raise InputError(f"training.metric {metric!r} is not of the form recall@20")
-
-    side, _, name = metric.rpartition("-")
-    cold = seen.item_degrees == 0
-
-    def judge(model: EmbeddingModel) -> dict[str, float]:
-        scorer = ModelScorer(model)
-        found = evaluate_ranking(scorer, targets, [seen], ks=(int(k),), pool=pool).metrics
-        if name not in found:
-            raise InputError(f"training.metric {metric!r} is unknown", hint=f"known: {', '.join(found)}")
-        values = {key: found[key] for key in sorted({name, f"recall@{k}", f"ndcg@{k}"})}
-        return values | (_apart(scorer, targets, seen, cold, pool, name) if side else {})
-
-    return judge
-
-
-def _apart(
-    scorer: ModelScorer,
-    targets: Interactions,
-    seen: Interactions,
-    cold: npt.NDArray[np.bool_],
-    pool: npt.NDArray[np.bool_] | None,
-    name: str,
-) -> dict[str, float]:
-    """A metric on warm targets among warm items, on cold targets among cold items, and the harmonic mean.
-
-    Each kind is ranked among its own, so that a model is chosen before its cold scores are calibrated.
-    """
-    values = {}
-    for side, mask in (("warm", ~cold), ("cold", cold)):
-        wanted = targets.select(mask[targets.items])
-        if wanted.n_pairs == 0:
-            raise InputError(
-                f"training.metric wants {side} validation targets, and there are none",
-                hint="split the data with --by cold-items, or choose by recall@20",
-            )
-        k = int(name.partition("@")[2])
-        ranked = mask if pool is None else mask & pool
-        values[f"{side}-{name}"] = evaluate_ranking(scorer, wanted, [seen], ks=(k,), pool=ranked).metrics[
-            name
-        ]
-    return values | {f"harmonic-{name}": float(harmonic_mean(*values.values()))}
-
-
-#: How much of the offset that serves cold and warm targets alike is tried where all targets count the same.
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def _share(
-    scorer: Scorer,
-    offset: float,
-    targets: Interactions,
-    seen: Interactions,
-    cold: npt.NDArray[np.bool_],
-    pool: npt.NDArray[np.bool_] | None,
-    name: str,
-) -> float:
-    """The share of an offset that is best for all targets together.
-
-    The harmonic mean asks for as many cold items as if half of the clicks went to them; a metric over all targets knows
-    how many do.
-    """
-    k = int(name.partition("@")[2])
-    values = {}
-    for share in _SHARES:
-        moved = CalibratedScorer(scorer, cold, 1.0, offset * share)
-        values[share] = evaluate_ranking(moved, targets, [seen], ks=(k,), pool=pool).metrics[name]
-    return max(values, key=lambda share: (values[share], -share))
-
-
-def _calibration(
-    config: RunConfig,
-    model: Recommender,
-    targets: Interactions,
-    seen: Interactions,
-    pool: npt.NDArray[np.bool_] | None,
-) -> dict[str, Any]:
-    """Scale and offset of cold scores, fitted on validation; nothing for models that cannot tell cold items.
-
-    Without cold validation targets it is rehearsed: a fifth of the warm items is ranked as if it were cold.
-    """
-    if not isinstance(model, ContentModel):
-        return {}
-    cold = seen.item_degrees == 0
-    scorer: Scorer = ModelScorer(model)
-    rehearsed = not bool(cold[targets.items].any())
-    if rehearsed:
-        cold, scorer = _rehearsal(config, model, seen)
-    side, _, name = config.training.metric.rpartition("-")
-    k = int(name.partition("@")[2])
-    found = fit_offset(scorer, targets, [seen], cold, k, pool=pool)
-    if not side and found.fitted:
-        share = _share(scorer, found.offset, targets, seen, cold, pool, name)
-        found = replace(found, offset=found.offset * share)
-    return {"calibration": {**asdict(found), "rehearsed": rehearsed}}
-
-
-def _rehearsal(
-    config: RunConfig, model: ContentModel, seen: Interactions
-) -> tuple[npt.NDArray[np.bool_], VectorScorer]:
-    """A random fifth of the warm items, and a ranking in which content alone stands for them.
-
-    Training saw their content, so their vectors are better than those of items to come: what is fitted here places new
-    items a little lower than they deserve.
-    """
-    users, items = model.vectors_for_scoring()
-    warm = np.flatnonzero(seen.item_degrees)
-    chosen = numpy_stream(config.seed, "rehearsal").permutation(warm)[: max(1, len(warm) // 5)]
-    cold = np.zeros(len(items), np.bool_)
-    cold[chosen] = True
-    rows = torch.from_numpy(chosen)
-    items = items.clone()
-    items[rows] = model.as_if_cold(rows).to(items.dtype)
-    return cold, VectorScorer(users, items)
 
 
 def _finish(

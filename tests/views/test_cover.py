@@ -13,8 +13,8 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue
 from firstlight.views.base import NothingToFitError
 from firstlight.views.config import CoverConfig
-from firstlight.views.cover import CoverView, lab, statistics, statistics_dim
-from firstlight.views.pictures import UnusableCoverError, cover_bytes, decode
+from firstlight.views.cover import CoverView, lab, shrunk, statistics, statistics_dim
+from firstlight.vision.decoder import UnusableImageError, image_bytes
 
 CONFIG = CoverConfig(size=16)
 
@@ -26,7 +26,7 @@ def encode(image, kind="PNG", **options):
 
 
 def near(content, colour, tolerance=6):
-    pixels = decode(content, CONFIG).astype(int)
+    pixels = shrunk(content, CONFIG).astype(int)
     assert pixels.shape == (16, 16, 3)
     assert np.abs(pixels - colour).max() <= tolerance
 
@@ -66,7 +66,7 @@ def test_telephones_store_portraits_lying_down():
     lying.paste((0, 0, 0), (0, 0, 16, 16))  # left half black
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise: the left side becomes the top
-    pixels = decode(encode(lying, "JPEG", quality=95, exif=exif), CONFIG)
+    pixels = shrunk(encode(lying, "JPEG", quality=95, exif=exif), CONFIG)
     assert pixels[:6].max() < 60
     assert pixels[10:].min() > 200
 
@@ -92,8 +92,8 @@ def bomb(width, height):
 
 @pytest.mark.parametrize("side", [8_000, 10_000, 50_000, 2**31 - 1])
 def test_bombs_are_refused(side):
-    with pytest.raises(UnusableCoverError):
-        decode(bomb(side, side), CONFIG)
+    with pytest.raises(UnusableImageError):
+        shrunk(bomb(side, side), CONFIG)
 
 
 def test_torn_files_never_crash():
@@ -122,8 +122,8 @@ def test_torn_files_never_crash():
 def why_not(content):
     """Why a cover cannot be decoded, or None if it can."""
     try:
-        pixels = decode(content, CONFIG)
-    except UnusableCoverError as error:
+        pixels = shrunk(content, CONFIG)
+    except UnusableImageError as error:
         return str(error)
     assert pixels.shape == (16, 16, 3)
     return None
@@ -135,17 +135,17 @@ def test_paths(tmp_path):
     (home / "covers" / "a.png").write_bytes(b"abc")
     (tmp_path / "secret").write_bytes(b"secret")
     (home / "link").symlink_to(tmp_path / "secret")
-    assert cover_bytes("covers/a.png", home, 10) == b"abc"
-    assert cover_bytes("covers/../covers/a.png", home, 10) == b"abc"
+    assert image_bytes("covers/a.png", home, 10) == b"abc"
+    assert image_bytes("covers/../covers/a.png", home, 10) == b"abc"
     for name in (
         "../secret", "link", "covers/../../secret", str(tmp_path / "secret"), "covers", "nothing.png",
         "C:\\secret", "https://host/a.png", "a\0b", "x" * 5000,
     ):  # fmt: skip
-        with pytest.raises(UnusableCoverError):
-            cover_bytes(name, home, 10)
+        with pytest.raises(UnusableImageError):
+            image_bytes(name, home, 10)
     for content in ("covers/a.png", b"abc"):
-        with pytest.raises(UnusableCoverError, match="too many"):
-            cover_bytes(content, home, 2)
+        with pytest.raises(UnusableImageError, match="too many"):
+            image_bytes(content, home, 2)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_paths(tmp_path):
     ],
 )  # fmt: skip
 def test_cells(value, expected):
-    assert cover_bytes(value, None, 10) == expected
+    assert image_bytes(value, None, 10) == expected
 
 
 def test_lab_known_colours():

@@ -17,13 +17,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing, summary
 from firstlight.views.config import CoverConfig
-from firstlight.views.pictures import UnusableCoverError, cover_bytes, decode, is_address
 from firstlight.views.scale import Scaler, usable_rows
+from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes, is_address
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -33,6 +34,24 @@ _TO_XYZ = np.array(
 ) / np.array([[0.95047], [1.0], [1.08883]])
 _CODES = np.arange(256) / 255
 _LINEAR = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def shrunk(content: bytes, config: CoverConfig) -> npt.NDArray[np.uint8]:
+    """Decode a cover and resize it to a square, whatever its aspect.
+
+    Args:
+        content: A picture file.
+        config: Size and limits.
+
+    Returns:
+        ``(size, size, 3)`` uint8 sRGB.
+
+    Raises:
+        UnusableImageError: It is torn, no picture, or too large.
+    """
+    double = (2 * config.size, 2 * config.size)
+    image = decode_rgb(content, max_pixels=config.max_pixels, at_least=double)
+    return np.asarray(image.resize((config.size, config.size), Image.Resampling.BOX), np.uint8)
 
 
 def lab(pixels: npt.NDArray[np.uint8]) -> FloatArray:
@@ -143,11 +162,11 @@ def describe(
                 hint="pass the dataset's folder",
             )
         try:
-            content = cover_bytes(cover, folder, config.max_bytes)
+            content = image_bytes(cover, folder, config.max_bytes)
             if content is not None:
-                values[at] = statistics(decode(content, config), config)
+                values[at] = statistics(shrunk(content, config), config)
                 present[at] = True
-        except UnusableCoverError as error:
+        except UnusableImageError as error:
             failures.append((row, str(error)))
     return values, present, failures
 

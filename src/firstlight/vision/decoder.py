@@ -1,4 +1,4 @@
-"""Cover files to small RGB pictures, whatever a platform's uploads hold; never a crash, never a bomb."""
+"""Picture files to RGB, whatever a platform's uploads hold; never a crash, never a bomb."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-from firstlight.views.config import CoverConfig
 
 #: What is decoded. Other formats of Pillow run outside programs (EPS) or are no pictures for the web.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+#: Larger files are refused unread.
+MAX_BYTES = 64 * 2**20
+#: Pictures with more pixels are refused unread: a few kilobytes can unfold to gigabytes.
+MAX_PIXELS = 50_000_000
 
 
-class UnusableCoverError(Exception):
-    """A cover cannot be used; the message says why."""
+class UnusableImageError(Exception):
+    """A picture cannot be used; the message says why."""
+
+    def __reduce__(self) -> tuple[type[UnusableImageError], tuple[str]]:
+        return type(self), (str(self),)
 
 
 @lru_cache(maxsize=1)
@@ -31,11 +35,11 @@ def _formats() -> list[str]:
 
 
 def is_address(name: str) -> bool:
-    """Whether a cover is given by a web address."""
+    """Whether a picture is given by a web address."""
     return name.startswith(("http://", "https://"))
 
 
-def cover_bytes(value: Any, folder: Path | None, max_bytes: int) -> bytes | None:
+def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> bytes | None:
     """The file's content.
 
     Args:
@@ -45,10 +49,10 @@ def cover_bytes(value: Any, folder: Path | None, max_bytes: int) -> bytes | None
         max_bytes: Largest file.
 
     Returns:
-        None if there is no cover.
+        None if there is no picture.
 
     Raises:
-        UnusableCoverError: There should be one, but it cannot be read.
+        UnusableImageError: There should be one, but it cannot be read.
     """
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
@@ -57,61 +61,63 @@ def cover_bytes(value: Any, folder: Path | None, max_bytes: int) -> bytes | None
     if isinstance(value, str):
         value = _file_bytes(value, folder, max_bytes)
     if not isinstance(value, bytes):
-        raise UnusableCoverError(f"neither bytes nor a path but {type(value).__name__}")
+        raise UnusableImageError(f"neither bytes nor a path but {type(value).__name__}")
     if len(value) > max_bytes:
-        raise UnusableCoverError(f"{len(value)} bytes are too many")
+        raise UnusableImageError(f"{len(value)} bytes are too many")
     return value
 
 
 def _file_bytes(name: str, folder: Path | None, max_bytes: int) -> bytes:
     if is_address(name):
-        raise UnusableCoverError("a web address; fetch the covers first")
+        raise UnusableImageError("a web address; fetch the pictures first")
     if folder is None:
-        raise UnusableCoverError("a path, but no folder is known that it starts from")
+        raise UnusableImageError("a path, but no folder is known that it starts from")
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
-        raise UnusableCoverError(f"{name!r} is not relative to the folder")
+        raise UnusableImageError(f"{name!r} is not relative to the folder")
     try:
         path, root = (folder / name).resolve(), folder.resolve()
         if not path.is_relative_to(root):
-            raise UnusableCoverError(f"{name!r} leads out of the folder")
+            raise UnusableImageError(f"{name!r} leads out of the folder")
         if not path.is_file():
-            raise UnusableCoverError(f"{name!r} is missing")
+            raise UnusableImageError(f"{name!r} is missing")
         if path.stat().st_size > max_bytes:
-            raise UnusableCoverError(f"{name!r} has {path.stat().st_size} bytes, which are too many")
+            raise UnusableImageError(f"{name!r} has {path.stat().st_size} bytes, which are too many")
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, a NUL in the name, a loop of links
-        raise UnusableCoverError(f"{name!r} cannot be read ({error})") from error
+        raise UnusableImageError(f"{name!r} cannot be read ({error})") from error
 
 
-def decode(content: bytes, config: CoverConfig) -> npt.NDArray[np.uint8]:
-    """Decode, turn upright, lay over white, resize.
+def decode_rgb(
+    content: bytes, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
+) -> Image.Image:
+    """Decode, turn upright, lay over white.
 
     Args:
         content: A picture file; of an animation the first frame counts.
-        config: Size and limits.
+        max_pixels: Largest picture.
+        at_least: Width and height below which the picture will not be wanted larger: a JPEG can be decoded at a
+            fraction of its size, at a fraction of the time.
 
     Returns:
-        ``(size, size, 3)`` uint8 sRGB.
+        An RGB picture.
 
     Raises:
-        UnusableCoverError: It is torn, no picture, or too large.
+        UnusableImageError: It is torn, no picture, or too large.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of odd metadata and of sizes that are checked below
+            # Pillow warns of odd metadata and of sizes that are checked below.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=_formats()) as image:
-                if image.width * image.height > config.max_pixels:
-                    raise UnusableCoverError(f"{image.width} × {image.height} pixels are too many")
-                # A JPEG can be decoded at a fraction of its size, at a fraction of the time.
-                image.draft("RGB", (2 * config.size, 2 * config.size))
-                small = _rgb(_upright(image)).resize((config.size, config.size), Image.Resampling.BOX)
-        return np.asarray(small, np.uint8)
-    except UnusableCoverError:
+                if image.width * image.height > max_pixels:
+                    raise UnusableImageError(f"{image.width} × {image.height} pixels are too many")
+                if at_least is not None:
+                    image.draft("RGB", at_least)
+                return _rgb(_upright(image))
+    except UnusableImageError:
         raise
     except Exception as error:  # torn files make Pillow raise nearly anything, from SyntaxError to IndexError
-        raise UnusableCoverError(f"cannot be decoded ({_reason(error)})") from error
+        raise UnusableImageError(f"cannot be decoded ({_reason(error)})") from error
 
 
 def _reason(error: Exception) -> str:

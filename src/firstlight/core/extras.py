@@ -11,6 +11,8 @@ from firstlight.core.errors import MissingExtraError
 #: extra name -> (import name, what it is for)
 EXTRAS: dict[str, tuple[str, str]] = {
     "plot": ("matplotlib", "pictures of curves, popularity groups and temperatures"),
+    "text": ("sentence_transformers", "texts through a sentence encoder"),
+    "ann": ("faiss", "approximate content neighbours"),
 }
 
 

@@ -30,6 +30,7 @@ from firstlight.models.base import Recommender
 from firstlight.training.checkpoint import load_tensors, save_tensors, writing
 from firstlight.training.config import RunConfig, config_yaml
 from firstlight.training.content import load_views
+from firstlight.views.viewset import outside_hashes
 
 _PARTS = ("train", "valid", "test")
 
@@ -134,12 +135,12 @@ def _processor() -> str:
 
 
 def run_hash(config: RunConfig, dataset: Dataset) -> str:
-    """Hash of everything that decides the result: config (threads apart) and data."""
+    """Hash of everything that decides the result: config (threads apart), data, and encoders of content."""
     tree = config.model_dump(mode="json")
     tree["training"].pop("threads")
     parts = [json.dumps(tree, sort_keys=True), dataset.content_hash]
     if MODELS.load(config.model.name).needs_views:
-        parts.append(dataset.catalogue.content_hash)
+        parts += [dataset.catalogue.content_hash, *outside_hashes(config.views)]
     return hash_strings(parts)
 
 

@@ -68,6 +68,21 @@ class TextConfig(ScaleConfig):
         return weights
 
 
+class SentenceConfig(ScaleConfig):
+    """Texts through a sentence encoder (extra ``text``), beside the view of their words."""
+
+    path: str | None = None
+    """Folder of an encoder on this machine, as ``SentenceTransformer.save_pretrained`` writes it. Nothing is fetched
+    by name. A run keeps this path and a hash of the folder's content, and takes no other encoder for new items.
+    None: no such view."""
+
+    columns: tuple[str, ...] | None = None
+    """Columns to read, joined to one text in the table's order; as in :class:`TextConfig`."""
+
+    batch_size: int = Field(1, ge=1)
+    """Texts encoded at once. More are faster, but a row then hangs by a rounding on the texts beside it."""
+
+
 class CoverConfig(ScaleConfig):
     """Covers as statistics of colour and edges: what can be seen without a trained encoder."""
 
@@ -104,11 +119,15 @@ class ViewsConfig(BaseModel):
 
     use: tuple[str, ...] | None = None
     """Views by name, in the order models get them; None: every view that the catalogue has: each ready-made feature
-    by its name, ``text`` if there are texts, ``cover`` if there are covers. Where a ready-made feature is called
-    ``text`` or ``cover``, the view made here is called ``text-words`` or ``cover-pixels``."""
+    by its name, ``text`` if there are texts, ``sentence`` if an encoder is given besides, ``cover`` if there are
+    covers. Where a ready-made feature is called ``text``, ``sentence`` or ``cover``, the view made here is called
+    ``text-words``, ``sentence-encoder`` or ``cover-pixels``."""
 
     text: TextConfig = TextConfig()
-    """The view of the texts."""
+    """The view of the words in texts."""
+
+    sentence: SentenceConfig = SentenceConfig()
+    """The view of texts as a sentence encoder reads them."""
 
     cover: CoverConfig = CoverConfig()
     """The view of the covers."""

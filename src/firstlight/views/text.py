@@ -18,7 +18,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.seeds import derive
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing
-from firstlight.views.config import TextConfig
+from firstlight.views.config import SentenceConfig, TextConfig
 from firstlight.views.scale import Scaler, usable_rows
 from firstlight.views.words import NO_TEXT_COLUMNS, cells, pieces, text_columns, words
 
@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 FEW_TEXTS = 100
 
 
-def chosen_columns(config: TextConfig, items: pl.DataFrame) -> tuple[str, ...]:
+def chosen_columns(config: TextConfig | SentenceConfig, items: pl.DataFrame) -> tuple[str, ...]:
     """The columns that the view reads.
 
     Raises:

@@ -23,18 +23,22 @@ from firstlight.views.base import Arrays, NothingToFitError, View, count_items
 from firstlight.views.config import ViewsConfig
 from firstlight.views.cover import CoverView
 from firstlight.views.features import FeatureView
+from firstlight.views.sentence import SentenceView, check_encoder, encoder_hash
 from firstlight.views.text import TextView, chosen_columns
 
 MANIFEST = "views.json"
 FORMAT_VERSION = 1
-_KINDS = {kind.kind: kind for kind in (FeatureView, TextView, CoverView)}
+_KINDS = {kind.kind: kind for kind in (FeatureView, TextView, SentenceView, CoverView)}
 
 
 def available_views(config: ViewsConfig, catalogue: Catalogue) -> dict[str, str]:
-    """Names of the views that a catalogue can have → their kind (``feature``, ``text``, ``cover``)."""
+    """Names of the views that a catalogue can have → their kind (``feature``, ``text``, ``sentence``, ``cover``)."""
     found = dict.fromkeys(catalogue.features, FeatureView.kind)
     if chosen_columns(config.text, catalogue.items):
         found["text-words" if "text" in found else "text"] = TextView.kind
+    if config.sentence.path is not None and chosen_columns(config.sentence, catalogue.items):
+        check_encoder(config.sentence)
+        found["sentence-encoder" if "sentence" in found else "sentence"] = SentenceView.kind
     if "cover" in catalogue.items.columns and catalogue.items["cover"].null_count() < catalogue.items.height:
         found["cover-pixels" if "cover" in found else "cover"] = CoverView.kind
     return found
@@ -58,10 +62,21 @@ def chosen_views(config: ViewsConfig, catalogue: Catalogue) -> dict[str, str]:
         if name not in available:
             near = difflib.get_close_matches(name, available, n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
+            if name == "sentence" and config.sentence.path is None:
+                guess = "views.sentence.path names the folder of an encoder; "
             raise InputError(
                 f"the items have no view {name!r}", hint=f"{guess}they have: {', '.join(available)}"
             )
     return {name: available[name] for name in config.use}
+
+
+def outside_hashes(config: ViewsConfig) -> list[str]:
+    """Hashes of what the views read besides the catalogue: with it and the config they decide every row.
+
+    Raises:
+        InputError: It is not there.
+    """
+    return [] if config.sentence.path is None else [encoder_hash(config.sentence.path)]
 
 
 class ViewSet:
@@ -233,6 +248,8 @@ def _fit_one(
 ) -> View:
     if kind == TextView.kind:
         return TextView.fit(config.text, catalogue, warm, seed)
+    if kind == SentenceView.kind:
+        return SentenceView.fit(config.sentence, catalogue, warm)
     if kind == CoverView.kind:
         return CoverView.fit(config.cover, catalogue, warm, folder)
     return FeatureView.fit(config.features, name, catalogue, warm)

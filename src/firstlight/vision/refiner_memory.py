@@ -1,0 +1,81 @@
+"""How much memory a refinement needs, before it starts: enough to choose the knobs, good to a third or so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from firstlight.vision.heads import head_parameters
+from firstlight.vision.refiner_config import HeadSpec, RefinerConfig, head_widths
+from firstlight.vision.vit_config import ViTConfig
+
+#: What helps, in the order in which it is cheap for quality.
+KNOBS = (
+    "refiner.checkpoint_activations=true",
+    "refiner.freeze_blocks",
+    "fewer local crops",
+    "refiner.heads (a number)",
+    "a smaller batch, not below 256",
+)
+
+#: Values kept for the backward pass, in widths of a token, per token and block: inputs of both norms, of qkv, of
+#: attention (q, k, v), of proj, of fc1, of GELU (4) and of fc2 (4).
+_KEPT_PER_BLOCK = 16
+
+_SINGLE = 4  # bytes
+
+
+def encoder_parameters(vit: ViTConfig) -> int:
+    """Number of parameters of an encoder, norms and tokens left out: they are a thousandth."""
+    block = 4 * vit.dim**2 + 2 * round(vit.mlp_ratio * vit.dim) * vit.dim
+    return vit.depth * block + vit.channels * vit.patch_size**2 * vit.dim
+
+
+def tokens_per_image(vit: ViTConfig, sizes: Sequence[tuple[int, int]]) -> int:
+    """Tokens of all crops of an image, given each crop's height and width."""
+    prefix = int(vit.class_token) + vit.registers
+    return sum(prefix + (height // vit.patch_size) * (width // vit.patch_size) for height, width in sizes)
+
+
+def memory_estimate(
+    vit: ViTConfig,
+    config: RefinerConfig,
+    specs: Sequence[HeadSpec],
+    sizes: Sequence[tuple[int, int]],
+    *,
+    batch: int,
+    ranks: int = 1,
+    queue: int,
+    half: bool = False,
+) -> dict[str, int]:
+    """Bytes a process needs in the refinement stage, the larger one.
+
+    Args:
+        vit: The encoder's shape.
+        config: The settings.
+        specs: The heads.
+        sizes: Height and width of each crop of an image.
+        batch: Images in a step, over all ranks.
+        ranks: Processes that share the batch.
+        queue: Entries of each queue.
+        half: Whether products run in bfloat16.
+
+    Returns:
+        Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average), ``activations``,
+        ``head activations``, ``queues`` (with the scores of a look-up) and ``logits``.
+    """
+    widths, own = head_widths(config, vit.dim), batch // ranks
+    tokens, rows, value = own * tokens_per_image(vit, sizes), own * len(sizes), 2 if half else _SINGLE
+    trained = vit.depth - config.freeze_blocks
+    per_block = 1 if config.checkpoint_activations else _KEPT_PER_BLOCK
+    kept = trained * per_block + (_KEPT_PER_BLOCK if config.checkpoint_activations else 0)
+    copies = 1 + (config.ema is not None) + 3 * trained / vit.depth
+    heads = len(specs)
+    per_row = vit.dim + 6 * widths.projector + 3 * widths.predictor + 5 * widths.output
+    return {
+        "encoder": round(copies * encoder_parameters(vit)) * _SINGLE,
+        "heads": 4 * heads * head_parameters(vit.dim, widths) * _SINGLE,
+        "activations": tokens * vit.dim * kept * value,
+        "head activations": heads * rows * per_row * _SINGLE,
+        "queues": ((heads + 1) * queue * widths.output + 2 * own * queue) * _SINGLE,
+        "logits": 2 * heads * 2 * own * len(sizes) * batch * _SINGLE,
+    }

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Where there is no terminal, an epoch without a new metric is reported at most this often (seconds).
 QUIET_SECONDS = 10.0
+#: Unusable images that are named; the rest are counted.
+NAMED = 10
 
 
 class TrainingProgress:
@@ -30,6 +32,7 @@ class TrainingProgress:
         self._task: TaskID | None = None
         self._phase = ""
         self._said = float("-inf")
+        self._unusable = 0
 
     def __enter__(self) -> Self:
         if self._live:
@@ -66,6 +69,24 @@ class TrainingProgress:
         told = ("loss", "temperature") if MODELS.load(model).trainable else ()
         names = [model, *(str(values[key]) for key in told if values.get(key))]
         self._say(f"training {' + '.join(names)} on {', '.join(facts)}")
+
+    def _on_encoder(self, values: dict[str, Any]) -> None:
+        height, width = values["image_size"]
+        self._say(
+            f"{values['what']}: {text(values['images'])} images at {width} × {height} px, "
+            f"{text(values['encoder_parameters'])} parameters in the encoder, "
+            f"{text(values['trained_parameters'])} trained; {text(values['epochs'])} epochs of "
+            f"{text(values['steps'])} × {text(values['batch_size'])} images on {values['device']}"
+        )
+        if self._unusable > NAMED:
+            self._say(f"{text(self._unusable)} images cannot be used")
+
+    def _on_unusable(self, values: dict[str, Any]) -> None:
+        self._unusable += 1
+        if self._unusable <= NAMED:
+            self._say(f"image {values['id']!r} cannot be used: {values['reason']}")
+        elif self._unusable == NAMED + 1:
+            self._say("more images cannot be used; the result counts them")
 
     def _on_step(self, values: dict[str, Any]) -> None:
         if self._bar is not None and self._task is not None:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from firstlight.core.errors import InputError
 from firstlight.losses.ranking import LossConfig
 from firstlight.losses.temperature import TemperatureConfig
 from firstlight.models import MODELS
 from firstlight.models.base import ModelConfig
+from firstlight.training.recipes import config_yaml as config_yaml
+from firstlight.training.recipes import list_recipes as list_recipes
+from firstlight.training.recipes import merge, override, read_recipe, validated
 from firstlight.views.config import ViewsConfig
 
 
@@ -203,65 +195,6 @@ SHORTHANDS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def list_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
-    folder = resources.files("firstlight") / "recipes"
-    return sorted(Path(str(entry)).stem for entry in folder.iterdir() if str(entry).endswith(".yaml"))
-
-
-def _read_recipe(recipe: str | Path) -> dict[str, Any]:
-    path = Path(recipe)
-    if path.suffix not in (".yaml", ".yml"):
-        path = Path(str(resources.files("firstlight") / "recipes" / f"{recipe}.yaml"))
-        if not path.exists():
-            near = difflib.get_close_matches(str(recipe), list_recipes(), n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(
-                f"there is no recipe {str(recipe)!r}", hint=f"{guess}known: {', '.join(list_recipes())}"
-            )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the recipe cannot be read: {error.strerror}", path=path) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"the recipe is not YAML: {error}", path=path) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            "the recipe does not hold a mapping", path=path, hint="its top keys are model, loss, …"
-        )
-    return content
-
-
-def _merge(base: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Lay ``change`` over ``base`` in place; another ``name`` drops what belonged to the old one."""
-    for key, value in change.items():
-        held = base.get(key)
-        if isinstance(value, Mapping) and isinstance(held, dict):
-            if "name" in value and held.get("name", value["name"]) != value["name"]:
-                base[key] = dict(value)
-            else:
-                _merge(held, value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def _override(text: str) -> dict[str, Any]:
-    """``model.dim=128`` as a nested mapping; the value is YAML."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise InputError(f"--set {text!r} is not of the form key.path=value", hint="e.g. --set model.dim=128")
-    try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"--set {key}: {value!r} is not a YAML value", hint="e.g. --set model.dim=128"
-        ) from error
-    for name in reversed(key.split(".")):
-        nested = {name: nested}
-    result: dict[str, Any] = nested
-    return result
-
-
 def _temperature(text: str) -> dict[str, Any]:
     """``fixed:0.1`` or ``adaptive-user`` as a mapping."""
     name, _, tau = text.partition(":")
@@ -277,7 +210,7 @@ def _fill(tree: dict[str, Any]) -> None:
     defaults = MODELS.load(str(given.get("name", ""))).run_defaults(given)
     for section, fields in defaults.items():
         base = {section: dict(fields)}
-        _merge(base, {section: tree.get(section, {})})
+        merge(base, {section: tree.get(section, {})})
         tree[section] = base[section]
 
 
@@ -305,38 +238,23 @@ def build_config(
     Raises:
         InputError: A name or value is not valid; the message says which field and what would be.
     """
-    tree: dict[str, Any] = {} if recipe is None else _read_recipe(recipe)
+    tree: dict[str, Any] = {} if recipe is None else read_recipe(recipe)
     tree.setdefault("model", {"name": "mf"})
     if model is not None:
-        _merge(tree, {"model": {"name": model}})
+        merge(tree, {"model": {"name": model}})
     if loss is not None:
         # A loss named without a temperature is the loss of that name, at a fixed τ; only adap-tau adapts.
         plain = {"loss": {"name": loss}}
         if "temperature" not in tree:
             plain["temperature"] = {"name": "fixed"}
-        _merge(tree, SHORTHANDS.get(loss, plain))
+        merge(tree, SHORTHANDS.get(loss, plain))
     if temperature is not None:
-        _merge(tree, {"temperature": _temperature(temperature)})
+        merge(tree, {"temperature": _temperature(temperature)})
     if negatives is not None:
-        _merge(tree, {"negatives": {"name": negatives}})
+        merge(tree, {"negatives": {"name": negatives}})
     for text in overrides:
-        _merge(tree, _override(text))
+        merge(tree, override(text))
     if seed is not None:
         tree["seed"] = seed
     _fill(tree)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        got = f" (got {first['input']!r})" if where else ""
-        raise InputError(
-            f"config {'field ' + where if where else ''}: {first['msg']}{got}",
-            path=None if recipe is None else str(recipe),
-            hint="the fields and their values stand in docs/reference.md",
-        ) from error
-
-
-def config_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML, enough to repeat the run."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return validated(RunConfig, tree, recipe)

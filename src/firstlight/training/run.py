@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
@@ -36,6 +30,7 @@ from firstlight.training.checkpoint import (
 from firstlight.training.config import RunConfig
 from firstlight.training.content import Content, check_content, fit_content, save_content
 from firstlight.training.loop import Judge, Phase, Progress
+from firstlight.training.process import peak_memory_mb, use_threads
 from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
 from firstlight.training.selection import calibration, make_judge, validation_pool
 
@@ -96,7 +91,7 @@ def train(
     context = _Context(config, dataset, out, digest, emit, resumed, {}, [])
     emit("run", **_facts(dataset, config, parts))
     try:
-        with _threads(config.training.threads):
+        with use_threads(config.training.threads):
             result = _run(context, dataset, parts)
     except OSError as error:  # the small files beside the checkpoints; those have their own message
         raise FirstlightError(
@@ -118,17 +113,6 @@ def _run(context: _Context, dataset: Dataset, parts: dict[str, Interactions]) ->
     result["seconds"]["total"] = round(time.perf_counter() - started, 2)
     write_json(context.out / "result.json", result)
     return result
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Use ``count`` CPU threads inside the block; what the caller had comes back after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _parts(dataset: Dataset, config: RunConfig) -> dict[str, Interactions]:
@@ -391,11 +375,5 @@ def _finish(
         "groups": {} if evaluation is None else {k: v.to_dicts() for k, v in evaluation.groups.items()},
         "unreachable_targets": 0 if evaluation is None else evaluation.unreachable,
         "seconds": {"evaluation": round(time.perf_counter() - started, 2)},
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
     }
-
-
-def _peak_memory_mb() -> float:
-    """Largest resident size of this process so far (Linux counts kilobytes, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

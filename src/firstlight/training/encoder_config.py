@@ -1,0 +1,175 @@
+"""Length and steps of an encoder's training, and the config of ``pretrain``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from firstlight.core.errors import InputError
+from firstlight.training.recipes import merge, override, read_recipe, validated
+from firstlight.vision.images import ImageSet, UnusableImageError
+from firstlight.vision.mae import MAEConfig
+from firstlight.vision.vit_config import ViTConfig
+
+#: Images that are looked at to find the size of an encoder.
+_LOOKED_AT = 64
+#: Longest side of an encoder's images where nobody asked for another.
+_LONGEST = 224
+
+
+class EncoderTrainingConfig(BaseModel):
+    """Length, steps and where they run; for pre-training and for both stages of refinement."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    """Seed of every random stream of the run."""
+
+    epochs: int = Field(100, ge=1)
+    """Times that every image is seen (but for the last partial batch of an epoch, which is dropped)."""
+
+    batch_size: int = Field(256, ge=2)
+    """Images in a step, over all processes."""
+
+    base_lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW for a batch of 256; other batches scale it linearly."""
+
+    warmup_epochs: float = Field(5.0, ge=0)
+    """Epochs of linear rise; never more than a fifth of ``epochs``."""
+
+    end_lr: float = Field(1e-6, ge=0)
+    """What the cosine after the peak falls towards; does not scale with the batch."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decays."""
+
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's decoupled weight decay on matrices, where the objective does not say otherwise."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16``: autocast. Pays on GPUs, and on processors with bf16 instructions (AVX512-BF16, AMX, ARM bf16)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; ``auto``: on a GPU if there is one."""
+
+    threads: int | None = Field(None, ge=1)
+    """CPU threads; None leaves PyTorch's choice."""
+
+    workers: int = Field(0, ge=0)
+    """Processes that decode and augment, for images too large to be kept in memory."""
+
+    cache_mb: int = Field(1024, ge=0)
+    """Images that take at most so many megabytes decoded are decoded once, and augmented as tensors."""
+
+    checkpoint_every: int = Field(1, ge=1)
+    """Epochs between checkpoints."""
+
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    """Most minutes between checkpoints, which a long epoch gets in its middle."""
+
+    @property
+    def peak_lr(self) -> float:
+        """The rate that the schedule peaks at."""
+        return self.base_lr * self.batch_size / 256
+
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Updates of linear rise."""
+        return round(min(self.warmup_epochs, self.epochs / 5) * steps_per_epoch)
+
+
+class PretrainConfig(BaseModel):
+    """Everything that decides a pre-training, given the images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Literal["mae"] = "mae"
+    """What is predicted from the visible patches: the pixels of the hidden ones (``mae``)."""
+
+    encoder: ViTConfig
+    """The encoder's shape. Where nothing is said, width 192, depth 12, three heads, and image and patch size by the
+    images: their median size, at most 224 px, in about 60 to 200 patches."""
+
+    mae: MAEConfig = MAEConfig()
+    """Settings of ``mae``."""
+
+    training: EncoderTrainingConfig = EncoderTrainingConfig()
+    """Length and steps."""
+
+    @model_validator(mode="after")
+    def _enough_patches(self) -> Self:
+        rows, columns = self.encoder.grid
+        if rows * columns < 4:
+            raise ValueError(f"{rows} × {columns} patches are too few to hide some of them")
+        return self
+
+
+def build_pretrain_config(
+    images: ImageSet,
+    *,
+    recipe: str | Path | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    start: ViTConfig | None = None,
+) -> PretrainConfig:
+    """The config of a run from a recipe, single fields laid over it, and what the images suggest.
+
+    Args:
+        images: What will be trained on.
+        recipe: Name of a shipped recipe, or a path ending in ``.yaml``.
+        objective: ``mae``.
+        overrides: ``key.path=value`` texts; values are YAML.
+        start: Shape of the encoder that training goes on from.
+
+    Raises:
+        InputError: A name or value is not valid; the message says which field and what would be.
+    """
+    tree: dict[str, Any] = {} if recipe is None else read_recipe(recipe, "pretrain")
+    if objective is not None:
+        tree["objective"] = objective
+    for text in overrides:
+        merge(tree, override(text))
+    given = tree.get("encoder", {})
+    if not isinstance(given, Mapping):
+        raise InputError(f"config field encoder: not a mapping (got {given!r})", path=recipe)
+    encoder: dict[str, Any] = {"dim": 192, "depth": 12, "heads": 3}
+    if start is not None:
+        encoder = start.model_dump(mode="json")
+    merge(encoder, given)
+    if not {"image_size", "patch_size"} <= encoder.keys():
+        encoder = suggested_size(images, encoder.get("patch_size"), encoder.get("image_size")) | encoder
+    return validated(PretrainConfig, tree | {"encoder": encoder}, recipe)
+
+
+def suggested_size(images: ImageSet, patch_size: Any = None, image_size: Any = None) -> dict[str, Any]:
+    """Image and patch size of an encoder for these images, by the median of some of them.
+
+    Args:
+        images: Not all are looked at.
+        patch_size: The patch size, if it is fixed already.
+        image_size: The image size, if it is fixed already.
+
+    Raises:
+        InputError: None of those looked at can be used.
+    """
+    sizes = [image_size]
+    if image_size is None:
+        sizes = []
+        for row in range(0, len(images), max(1, len(images) // _LOOKED_AT)):
+            try:
+                image = images.load(row)
+            except UnusableImageError:
+                continue
+            sizes.append((image.height, image.width))
+        if not sizes:
+            raise InputError("none of the images looked at can be used", path=images.source)
+    height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
+    shrink = min(1.0, _LONGEST / max(height, width))
+    if patch_size is None:
+        shorter = min(height, width) * shrink
+        patch_size = 4 if shorter < 48 else 8 if shorter < 160 else 16
+    sides = [max(1, round(side * shrink / patch_size)) * patch_size for side in (height, width)]
+    return {"image_size": sides, "patch_size": patch_size}

@@ -1,0 +1,268 @@
+"""The encoder's training loop: one phase of one objective, with checkpoints from which it goes on bit by bit.
+
+All random numbers come from streams named by epoch, row and step, so a resumed phase repeats them without storing
+generator states. With several processes each takes its slice of every batch and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from firstlight.core.distributed import average_gradients
+from firstlight.core.errors import DivergenceError, InputError
+from firstlight.core.events import Emit, silent
+from firstlight.core.seeds import torch_stream
+from firstlight.training.checkpoint import load_tensors, save_tensors
+from firstlight.training.encoder_config import EncoderTrainingConfig
+from firstlight.training.encoder_optimiser import GroupAdamW, warmup_cosine
+from firstlight.training.optimisers import all_finite
+from firstlight.vision.loader import ImageLoader
+from firstlight.vision.objective import Objective
+
+#: Steps between "step" events.
+_PROGRESS_STEPS = 5
+
+
+@dataclass
+class EncoderProgress:
+    """Where a phase stands; all of it is in the checkpoint.
+
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps of the epoch that runs.
+        sums: Sum of each loss over those steps.
+        seconds: Training seconds.
+        history: One flat dictionary an epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EncoderCheckpoint:
+    """A phase between two steps.
+
+    Attributes:
+        phase: Name of the phase.
+        run_hash: Hash over config and images: a checkpoint continues only the run that wrote it.
+        progress: Where the phase stands.
+        carried: What earlier phases found, as JSON values.
+        tensors: The phase's state.
+    """
+
+    phase: str
+    run_hash: str
+    progress: EncoderProgress
+    carried: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def save(self, target: Path) -> None:
+        """Write over ``target`` atomically."""
+        note = {
+            "phase": self.phase,
+            "run_hash": self.run_hash,
+            "encoder_progress": json.dumps(asdict(self.progress)),
+            "carried": json.dumps(self.carried),
+        }
+        save_tensors(target, self.tensors, note)
+
+    @classmethod
+    def load(cls, path: Path) -> EncoderCheckpoint:
+        """Read a checkpoint.
+
+        Raises:
+            InputError: The file is missing or not a checkpoint.
+        """
+        tensors = load_tensors(path)
+        with safe_open(path, framework="pt") as handle:
+            note = handle.metadata() or {}
+        if "encoder_progress" not in note:
+            raise InputError("this file is not a checkpoint of an encoder", path=path)
+        progress = EncoderProgress(**json.loads(note["encoder_progress"]))
+        return cls(note["phase"], note["run_hash"], progress, json.loads(note["carried"]), tensors)
+
+
+class EncoderPhase:
+    """One objective trained for the epochs of one config.
+
+    Args:
+        name: Stands in events, streams and checkpoints.
+        objective: What is trained; it is moved to the config's device.
+        loader: Batches.
+        config: Length and steps.
+        emit: Receives the events.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        objective: Objective,
+        loader: ImageLoader,
+        config: EncoderTrainingConfig,
+        *,
+        emit: Emit = silent,
+    ) -> None:
+        if not isinstance(objective, nn.Module):
+            raise TypeError(f"{type(objective).__name__} is not a module")
+        self.name, self.loader, self.config, self.emit = name, loader, config, emit
+        self.device = device_of(config)
+        self.objective, self.module = objective, objective.to(self.device)
+        self.groups = objective.parameter_groups()
+        self.optimiser = GroupAdamW(self.groups, config.betas, config.weight_decay)
+        self.progress = EncoderProgress()
+        self._since_checkpoint = time.monotonic()
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole phase."""
+        return self.loader.steps * self.config.epochs
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.progress.epoch >= self.config.epochs
+
+    def run(self, checkpoint: Callable[[], None] | None = None) -> None:
+        """Train until the last epoch.
+
+        Args:
+            checkpoint: Writes a checkpoint; called between steps when one is due.
+
+        Raises:
+            DivergenceError: A loss or a parameter is not finite any more.
+        """
+        self.module.train()
+        self._since_checkpoint = time.monotonic()
+        while not self.finished:
+            self._epoch(checkpoint)
+            done = self.progress.epoch
+            if checkpoint is not None and (done % self.config.checkpoint_every == 0 or self.finished):
+                self._save(checkpoint)
+
+    def _save(self, checkpoint: Callable[[], None]) -> None:
+        checkpoint()
+        self._since_checkpoint = time.monotonic()
+
+    def _epoch(self, checkpoint: Callable[[], None] | None) -> None:
+        progress, per_epoch = self.progress, self.loader.steps
+        started = time.perf_counter()
+        for batch in self.loader.epoch(progress.epoch, progress.step):
+            self._step(batch.to(self.device))
+            progress.step += 1
+            if progress.step % _PROGRESS_STEPS == 0 or progress.step == 1:
+                self.emit(
+                    "step",
+                    phase=self.name,
+                    epoch=progress.epoch + 1,
+                    step=progress.step - 1,
+                    steps=per_epoch,
+                )
+            due = time.monotonic() - self._since_checkpoint > 60 * self.config.checkpoint_minutes
+            if checkpoint is not None and due and progress.step < per_epoch:
+                progress.seconds += time.perf_counter() - started
+                self._check_parameters()
+                self._save(checkpoint)
+                started = time.perf_counter()
+        progress.seconds += time.perf_counter() - started
+        self._check_parameters()
+        self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        progress = self.progress
+        means = {name: total / self.loader.steps for name, total in progress.sums.items()}
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        record: dict[str, Any] = {
+            "phase": self.name,
+            "epoch": progress.epoch,
+            "epochs": self.config.epochs,
+            "loss": sum(means.values()),
+            **(means if len(means) > 1 else {}),
+            **self.objective.figures(),
+            "lr": self._rate(progress.epoch * self.loader.steps - 1),
+            "unusable": len(self.loader.unusable),
+            "seconds": round(progress.seconds, 3),
+        }
+        progress.history.append(record)
+        left = progress.seconds / progress.epoch * (self.config.epochs - progress.epoch)
+        self.emit("epoch", **record, eta_seconds=left)
+
+    def _rate(self, step: int) -> float:
+        config, per_epoch = self.config, self.loader.steps
+        warmup = config.warmup_steps(per_epoch)
+        return warmup_cosine(step, self.total_steps, warmup, config.peak_lr, config.end_lr)
+
+    def _step(self, batch: Any) -> None:
+        step = self.progress.epoch * self.loader.steps + self.progress.step
+        rng = torch_stream(self.config.seed, self.name, "step", step)
+        with self._autocast():
+            losses = self.objective.loss(batch, rng)
+        values = {name: float(value.detach()) for name, value in losses.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise self._diverged(f"the loss became {values} in step {self.progress.step + 1}")
+        self.optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        average_gradients(parameter for group in self.groups for parameter in group.parameters)
+        self.optimiser.step(self._rate(step))
+        self.objective.after_step(step, self.total_steps)
+        for name, value in values.items():
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
+    def _check_parameters(self) -> None:
+        """A loss tells of a broken step only in the next one; no broken state may be kept."""
+        if not all_finite(self.module.parameters()):
+            raise self._diverged("a parameter is not finite")
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.config.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _diverged(self, what: str) -> DivergenceError:
+        epoch = self.progress.epoch
+        kept = f"the last checkpoint (of epoch {epoch} or later) is kept" if epoch else "start again"
+        return DivergenceError(
+            f"training diverged in epoch {epoch + 1} of phase {self.name}: {what}; {kept}.\n"
+            f"  → lower training.base_lr (now {self.config.base_lr:g}) or lengthen training.warmup_epochs"
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a resumed phase needs."""
+        state = {f"objective.{name}": value for name, value in self.module.state_dict().items()}
+        return state | {f"optimiser.{name}": value for name, value in self.optimiser.state_dict().items()}
+
+    def load_state(self, state: dict[str, Tensor], progress: EncoderProgress) -> None:
+        """Continue from :meth:`state` and the progress saved with it."""
+        parts: dict[str, dict[str, Tensor]] = {"objective": {}, "optimiser": {}}
+        for name, value in state.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.module.load_state_dict(parts["objective"])
+        self.optimiser.load_state_dict(parts["optimiser"])
+        self.progress = progress
+
+
+def device_of(config: EncoderTrainingConfig) -> torch.device:
+    """Where to train.
+
+    Raises:
+        InputError: A GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise InputError("training.device is 'cuda', and PyTorch sees no GPU", hint="use 'auto' or 'cpu'")
+    return torch.device("cuda" if there and config.device != "cpu" else "cpu")

@@ -1,0 +1,160 @@
+"""Pre-training of an encoder from images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from firstlight.core.distributed import process_group, rank, world
+from firstlight.core.errors import InputError
+from firstlight.core.events import Emit, silent
+from firstlight.core.seeds import torch_stream
+from firstlight.training.checkpoint import load_tensors
+from firstlight.training.encoder_config import PretrainConfig
+from firstlight.training.encoder_loop import device_of
+from firstlight.training.encoder_run import EncoderRun
+from firstlight.training.process import use_threads
+from firstlight.vision.crop_config import CropConfig, crop_and_flip
+from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.images import ImageSet
+from firstlight.vision.loader import ImageLoader
+from firstlight.vision.mae import MAE
+from firstlight.vision.vit import ViT
+
+PHASE = "pretrain"
+
+
+def pretrain(
+    images: ImageSet,
+    config: PretrainConfig,
+    out: Path | str,
+    *,
+    start: Path | str | None = None,
+    resume: bool = False,
+    emit: Emit = silent,
+) -> dict[str, Any]:
+    """Train an encoder and write its folder.
+
+    Args:
+        images: What to learn from.
+        config: Everything that decides the run.
+        out: The ENC folder; must be empty or absent unless ``resume``.
+        start: An encoder to go on from, with a new optimiser and schedule; what predicts from it is taken over too
+            where its own pre-training left it.
+        resume: Continue where the last checkpoint stands; a finished run is returned as it is.
+        emit: Receives events for progress displays.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        InputError: The folder holds another run, or the images cannot be trained on.
+        DivergenceError: The numbers blew up; the last checkpoint is kept.
+    """
+    training = config.training
+    with process_group(str(device_of(training))), use_threads(training.threads):
+        emit = emit if rank() == 0 else silent
+        known = None if start is None else load_encoder(start)
+        inputs = () if known is None else (known.state_hash(),)
+        run = EncoderRun(out, "pretrain", config, images, inputs=inputs, resume=resume, emit=emit)
+        if run.result is not None:
+            return run.result
+        loader = ImageLoader(
+            images,
+            crops_of(config),
+            training.batch_size,
+            training.seed,
+            workers=training.workers,
+            cache_bytes=training.cache_mb * 2**20,
+            device=device_of(training),
+            emit=emit,
+        )
+        objective = build_objective(config)
+        if known is not None and start is not None:
+            _take_over(objective, Path(start), known)
+        emit("encoder", **_facts(config, objective, loader))
+        history = ([] if known is None else known.history) + [_about(config, images)]
+
+        def encoder() -> Encoder:
+            crops = loader.config
+            has_class = config.encoder.class_token
+            return Encoder(
+                objective.encoder,
+                mean=crops.mean,
+                std=crops.std,
+                pooling="class" if has_class else "mean",
+                history=history,
+            )
+
+        phase = run.phase(PHASE, objective, loader, training, encoder)
+        seconds = max(phase.progress.seconds, 1e-9)
+        seen = training.epochs * loader.steps * loader.batch_size
+        return run.finish(encoder(), {"images_per_second": round(seen / seconds, 1)})
+
+
+def crops_of(config: PretrainConfig) -> CropConfig:
+    """What the objective sees of an image."""
+    return crop_and_flip(config.encoder.image_size, config.mae.crop_scale)
+
+
+def build_objective(config: PretrainConfig) -> MAE:
+    """The objective with starting weights."""
+    seed = config.training.seed
+    return MAE(config.mae, ViT(config.encoder, torch_stream(seed, "encoder")), torch_stream(seed, "decoder"))
+
+
+def _take_over(objective: MAE, start: Path, known: Encoder) -> None:
+    """Copy weights: of the whole objective where its checkpoint is there, else of the encoder."""
+    try:
+        objective.encoder.load_state_dict(known.vit.state_dict())
+    except RuntimeError as error:
+        raise InputError(
+            "this encoder has another shape than the config says",
+            path=start,
+            hint="leave the encoder's settings out; they are taken from it",
+        ) from error
+    state = start / "checkpoint" / "state.safetensors"
+    if not state.is_file():
+        return
+    tensors = {
+        name.removeprefix("objective."): value
+        for name, value in load_tensors(state).items()
+        if name.startswith("objective.")
+    }
+    own = objective.state_dict()
+    if own.keys() == tensors.keys() and all(own[name].shape == tensors[name].shape for name in own):
+        objective.load_state_dict(tensors)
+
+
+def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:
+    training = config.training
+    return {
+        "step": "pretrain",
+        "objective": config.objective,
+        "images": len(images),
+        "content_hash": images.content_hash,
+        "epochs": training.epochs,
+        "batch_size": training.batch_size,
+        "seed": training.seed,
+    }
+
+
+def _facts(config: PretrainConfig, objective: MAE, loader: ImageLoader) -> dict[str, Any]:
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    return {
+        "what": f"pre-training by {config.objective}",
+        "images": len(loader.rows),
+        "unusable": len(loader.unusable),
+        "image_size": list(config.encoder.image_size),
+        "patch_size": config.encoder.patch_size,
+        "encoder_parameters": sum(parameter.numel() for parameter in objective.encoder.parameters()),
+        "trained_parameters": sum(map(torch.numel, trained)),
+        "epochs": config.training.epochs,
+        "steps": loader.steps,
+        "batch_size": loader.batch_size,
+        "in_memory": loader.cache is not None,
+        "device": str(device_of(config.training)),
+        "processes": world(),
+    }

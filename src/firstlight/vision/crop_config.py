@@ -1,0 +1,135 @@
+"""What an image becomes before the encoder sees it; light to import, since configs of training hold it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+#: Mean and standard deviation of ImageNet's pixels, a channel.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Chance = Field(0.0, ge=0, le=1)
+
+
+class ViewConfig(BaseModel):
+    """One kind of crop and what is done to it, in this order (MIM-Refiner's, after BYOL)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+
+    count: int = Field(1, ge=1)
+    """Crops of this kind an image."""
+
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the image's area."""
+
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Smallest and largest aspect of the crop, as a multiple of the aspect of ``size``."""
+
+    flip: float = Field(0.5, ge=0, le=1)
+    """Chance of a mirror image."""
+
+    jitter: float = Chance
+    """Chance that brightness, contrast, saturation and hue change, in random order."""
+
+    brightness: float = Field(0.4, ge=0)
+    """Largest change of the factor on brightness."""
+
+    contrast: float = Field(0.4, ge=0)
+    """Largest change of the factor on contrast."""
+
+    saturation: float = Field(0.2, ge=0)
+    """Largest change of the factor on saturation."""
+
+    hue: float = Field(0.1, ge=0, le=0.5)
+    """Largest shift of the hue, in turns."""
+
+    blur: float = Chance
+    """Chance of a Gaussian blur."""
+
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, in pixels."""
+
+    grey: float = Chance
+    """Chance that the colours go; after the blur."""
+
+    solarise: float = Chance
+    """Chance that values from 128 on are turned into their complement."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if min(self.size) < 1:
+            raise ValueError(f"size {self.size} has no pixels")
+        for name in ("scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be (low, high) with 0 < low <= high")
+        return self
+
+
+class CropConfig(BaseModel):
+    """All crops of an image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    views: tuple[ViewConfig, ...] = Field(min_length=1)
+    """Kinds of crops, in the order in which the objective gets them."""
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Subtracted from pixels in [0, 1], a channel."""
+
+    std: tuple[float, float, float] = IMAGENET_STD
+    """What is left is divided by it."""
+
+    @property
+    def crops(self) -> list[ViewConfig]:
+        """One entry a crop."""
+        return [view for view in self.views for _ in range(view.count)]
+
+
+def crop_and_flip(size: tuple[int, int], scale: tuple[float, float] = (0.2, 1.0)) -> CropConfig:
+    """One crop, mirrored half the time: what MAE trains on."""
+    return CropConfig(views=(ViewConfig(size=size, scale=scale),))
+
+
+def multi_crop(
+    size: tuple[int, int],
+    local_size: tuple[int, int],
+    *,
+    n_local: int = 10,
+    global_scale: tuple[float, float] = (0.25, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.25),
+    blur: bool = True,
+) -> CropConfig:
+    """Two global and ``n_local`` local crops as MIM-Refiner draws them.
+
+    Args:
+        size: Height and width of the global crops.
+        local_size: Height and width of the local ones.
+        n_local: Local crops an image; may be 0.
+        global_scale: Area shares of the global crops.
+        local_scale: Area shares of the local crops.
+        blur: Whether anything is blurred; at 32 px a blur leaves nothing to see.
+    """
+
+    def view(
+        side: tuple[int, int], scale: tuple[float, float], blurred: float, solarised: float, n: int
+    ) -> ViewConfig:
+        return ViewConfig(
+            size=side,
+            count=n,
+            scale=scale,
+            jitter=0.8,
+            blur=blurred if blur else 0.0,
+            grey=0.2,
+            solarise=solarised,
+        )
+
+    views = [view(size, global_scale, 1.0, 0.0, 1), view(size, global_scale, 0.1, 0.2, 1)]
+    if n_local:
+        views.append(view(local_size, local_scale, 0.5, 0.0, n_local))
+    return CropConfig(views=tuple(views))

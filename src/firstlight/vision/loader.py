@@ -1,0 +1,224 @@
+"""Batches of augmented images in an order that only seed and epoch decide.
+
+Small images are decoded once into memory and augmented as tensors; large ones are decoded and augmented on Pillow for
+each use, in worker processes. Every image draws from a stream of its own, named by epoch and row, so neither the number
+of workers nor a resumed run changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from firstlight.core.distributed import own_slice, rank
+from firstlight.core.errors import InputError
+from firstlight.core.events import Emit, silent
+from firstlight.core.seeds import numpy_stream, torch_stream
+from firstlight.vision.augment import crops
+from firstlight.vision.augment_batch import crops_batch, uniforms_of
+from firstlight.vision.crop_config import CropConfig
+from firstlight.vision.images import ImageSet, UnusableImageError
+from firstlight.vision.objective import ImageBatch
+
+#: Unusable images in a row after which the set is given up.
+_MOST_SUBSTITUTES = 100
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCache:
+    """Decoded images of any sizes on one canvas size.
+
+    Attributes:
+        pixels: ``(n, H, 3, W)`` uint8; see :func:`firstlight.vision.augment_batch.crops_batch`.
+        sizes: ``(n, 2)`` int64.
+        unusable: Row → why it is empty.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    unusable: dict[int, str] = field(default_factory=dict)
+
+
+def decode_all(images: ImageSet, max_bytes: int) -> PixelCache | None:
+    """Decode a whole set, or give up as soon as it would take more than ``max_bytes``."""
+    canvas, sizes = np.zeros((0, 1, 3, 1), np.uint8), np.ones((len(images), 2), np.int64)
+    unusable = {}
+    for row in range(len(images)):
+        try:
+            image = np.asarray(images.load(row)).transpose(0, 2, 1)
+        except UnusableImageError as error:
+            unusable[row] = str(error)
+            continue
+        height, width = max(canvas.shape[1], image.shape[0]), max(canvas.shape[3], image.shape[2])
+        if 3 * height * width * len(images) > max_bytes:
+            return None
+        if (height, width) != (canvas.shape[1], canvas.shape[3]):
+            larger = np.zeros((len(images), height, 3, width), np.uint8)
+            larger[: len(canvas), : canvas.shape[1], :, : canvas.shape[3]] = canvas
+            canvas = larger
+        canvas[row, : image.shape[0], :, : image.shape[2]] = image
+        sizes[row] = image.shape[0], image.shape[2]
+    return PixelCache(torch.from_numpy(canvas), torch.from_numpy(sizes), unusable)
+
+
+class ImageLoader:
+    """Epochs of batches.
+
+    Args:
+        images: The set.
+        config: Crops of each image.
+        batch_size: Images in a step, over all ranks.
+        seed: The run's seed.
+        workers: Processes that decode and augment where images are not kept in memory; 0: this one.
+        cache_bytes: Most memory for decoded images; if they need more, none are kept.
+        device: Where kept images are augmented.
+        emit: Told of every unusable image once, by id.
+
+    Attributes:
+        steps: Steps in an epoch; a last partial batch is dropped.
+        cache: The decoded images, or None.
+        unusable: Row → why, of those met so far.
+
+    Raises:
+        InputError: There are fewer usable images than one batch takes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        config: CropConfig,
+        batch_size: int,
+        seed: int,
+        *,
+        workers: int = 0,
+        cache_bytes: int = 2**30,
+        device: torch.device | str = "cpu",
+        emit: Emit = silent,
+    ) -> None:
+        self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
+        self.workers, self.device, self.emit = workers, torch.device(device), emit
+        self.unusable: dict[int, str] = {}
+        self.cache = decode_all(images, cache_bytes)
+        rows = np.arange(len(images))
+        if self.cache is not None:
+            self._report(self.cache.unusable)
+            rows = np.delete(rows, list(self.cache.unusable))
+        self.rows: Rows = rows
+        self.steps = len(rows) // batch_size
+        own_slice(batch_size)  # refuses a batch that the ranks cannot share evenly
+        if not self.steps:
+            raise InputError(
+                f"{len(rows):,} usable images are fewer than one batch of {batch_size:,}",
+                path=images.source,
+                hint=f"--set training.batch_size={2 ** int(np.log2(len(rows)))}" if len(rows) > 1 else None,
+            )
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[ImageBatch]:
+        """This rank's part of the batches of one epoch.
+
+        Args:
+            number: The epoch, from 0.
+            start: Batches to leave out at the beginning.
+        """
+        order = torch.randperm(len(self.rows), generator=torch_stream(self.seed, "order", number))
+        ordered = self.rows[order.numpy()][: self.steps * self.batch_size]
+        own = own_slice(self.batch_size)
+        batches = [rows[own] for rows in ordered.reshape(self.steps, self.batch_size)[start:]]
+        if self.cache is not None:
+            yield from (self._cached(self.cache, rows, number) for rows in batches)
+            return
+        work = _Batches(self.images, self.config, self.seed, number, batches)
+        if self.workers == 0:
+            yield from (self._checked(work[index]) for index in range(len(work)))
+            return
+        loader = DataLoader(
+            work,
+            batch_size=None,
+            num_workers=self.workers,
+            # the global generator must not be read: it would tie a run to what ran before it
+            generator=torch_stream(self.seed, "workers", number, rank()),
+        )
+        yield from (self._checked(made) for made in loader)
+
+    def _cached(self, cache: PixelCache, rows: Rows, epoch: int) -> ImageBatch:
+        at = torch.from_numpy(rows)
+        streams = [numpy_stream(self.seed, "augment", epoch, int(row)) for row in rows]
+        uniforms = uniforms_of(streams, len(self.config.crops))
+        views = crops_batch(cache.pixels[at].to(self.device), cache.sizes[at], self.config, uniforms)
+        return ImageBatch(views, at)
+
+    def know(self, unusable: Mapping[str, str]) -> None:
+        """Take over what an interrupted run reported already (id → why)."""
+        for row, name in enumerate(self.images.ids if unusable else []):
+            if name in unusable:
+                self.unusable[row] = unusable[name]
+
+    def _checked(self, made: _Made) -> ImageBatch:
+        self._report(made.unusable)
+        if not made.views:
+            raise InputError(
+                f"{_MOST_SUBSTITUTES} images after each other cannot be used", path=self.images.source
+            )
+        return ImageBatch(made.views, made.rows)
+
+    def _report(self, unusable: dict[int, str]) -> None:
+        for row, reason in unusable.items():
+            if row not in self.unusable:
+                self.unusable[row] = reason
+                self.emit("unusable", id=self.images.ids[row], reason=reason)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A batch on its way from a worker; no views if too many images were unusable."""
+
+    views: list[Tensor]
+    rows: Tensor
+    unusable: dict[int, str]
+
+
+class _Batches(Dataset[_Made]):
+    """What a worker does: decode and augment the rows of a batch on Pillow."""
+
+    def __init__(
+        self, images: ImageSet, config: CropConfig, seed: int, epoch: int, batches: list[Rows]
+    ) -> None:
+        self.images, self.config, self.seed, self.epoch, self.batches = images, config, seed, epoch, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> _Made:
+        views: list[list[Tensor]] = [[] for _ in self.config.crops]
+        used: list[int] = []
+        unusable: dict[int, str] = {}
+        for wanted in self.batches[index].tolist():
+            found = self._load(wanted, unusable)
+            if found is None:
+                return _Made([], torch.tensor(used), unusable)
+            row, image = found
+            stream = numpy_stream(self.seed, "augment", self.epoch, row)
+            for view, crop in zip(views, crops(image, self.config, stream), strict=True):
+                view.append(crop)
+            used.append(row)
+        return _Made([torch.stack(view) for view in views], torch.tensor(used), unusable)
+
+    def _load(self, row: int, unusable: dict[int, str]) -> tuple[int, Image.Image] | None:
+        """An image; another one takes the place of one that cannot be used, so that batches stay full."""
+        for _ in range(_MOST_SUBSTITUTES):
+            try:
+                return row, self.images.load(row)
+            except UnusableImageError as error:
+                unusable[row] = str(error)
+                stream = numpy_stream(self.seed, "substitute", self.epoch, row)
+                row = int(stream.integers(len(self.images)))
+        return None

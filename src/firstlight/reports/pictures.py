@@ -99,7 +99,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], metric: str) -> None:
         ends.append((curve.values[-1], curve.label, colour))
     axes.set_xlim(0, last)
     axes.set_ylim(bottom=0)
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     best = max(curves, key=lambda curve: max(curve.values), default=None)
     said = "" if best is None else f": {best.label} reaches {max(best.values):.3f}"
     _title(axes, f"{metric} on validation{said}", "epochs (dot: the best)")
@@ -255,7 +255,7 @@ def _colours(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
+def label_ends(axes: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Write names beside the right ends of lines, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     gap = (high - low) * 0.06

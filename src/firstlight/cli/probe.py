@@ -1,0 +1,268 @@
+"""The command ``probe``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firstlight.cli.options import command, integers, names, settings, validated
+from firstlight.cli.output import Answer, draw_table
+from firstlight.cli.progress import TrainingProgress
+from firstlight.core.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from firstlight.evaluation.encoder_config import ProbeConfig
+    from firstlight.evaluation.encoder_data import LabelledImages
+    from firstlight.vision.encoder_file import Encoder
+
+PROTOCOLS = ("knn", "linear", "low-shot", "clusters")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to ``app``."""
+    command(app, "probe")(probe)
+
+
+def probe(
+    encoders: Annotated[
+        list[Path],
+        typer.Argument(metavar="ENC …", help="Encoders; the others are compared with the first."),
+    ],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Images with classes: a folder or a Parquet file.")
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BANK/QUERIES",
+            help="Names of two parts of the images; their own by default, or else a fifth becomes queries.",
+        ),
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column with the images.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column with their names.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column with their classes.")] = None,
+    ks: Annotated[str | None, typer.Option("-k", metavar="K,K,…", help="Numbers of neighbours.")] = None,
+    tasks: Annotated[
+        str, typer.Option(metavar="TASK,TASK,…", help=f"What to measure, of: {', '.join(PROTOCOLS)}.")
+    ] = ",".join(PROTOCOLS),
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Also train copies of the encoders with the labels.")
+    ] = False,
+    random_control: Annotated[
+        bool, typer.Option("--random-control", help="Also measure an encoder that has learned nothing.")
+    ] = False,
+    long_tailed: Annotated[
+        float | None,
+        typer.Option(metavar="RATIO", help="Thin out the bank: its largest class over its smallest."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the protocols, e.g. linear.epochs=10."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write probe.json and the picture depth.png.")
+    ] = None,
+) -> Answer:
+    """Measure what encoders see: k-NN at every block, linear probes, few labels, clusters.
+
+    Labels are needed here and nowhere else. Several encoders are compared query by query.
+    """
+    wanted = _tasks(tasks, finetune)
+    given = settings(changes or [])
+    given |= {} if seed is None else {"seed": seed}
+    given |= {} if long_tailed is None else {"long_tailed": long_tailed}
+    given |= {} if ks is None else {"knn.k": tuple(integers(ks, "-k"))}
+    from firstlight.evaluation.encoder_config import ProbeConfig
+    from firstlight.evaluation.encoder_data import open_labelled
+
+    config = validated(ProbeConfig, _nested(given))
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    loaded = _load(encoders, config.seed if random_control else None)
+    labelled = open_labelled(
+        images,
+        split,
+        image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
+        holdout=config.holdout,
+        ratio=config.long_tailed,
+        seed=config.seed,
+    )
+    value = _measure(loaded, labelled, config, wanted)
+    value["encoder_files"] = [str(path) for path in encoders]
+    if out is not None:
+        _write(out, value)
+    return Answer(value, lambda console: _draw(console, value, out))
+
+
+def _measure(
+    encoders: dict[str, Encoder], images: LabelledImages, config: ProbeConfig, tasks: list[str]
+) -> dict[str, Any]:
+    from firstlight.evaluation.encoder_probe import probe_encoders
+    from firstlight.evaluation.encoder_summary import summarise
+
+    with TrainingProgress() as progress:
+        result = probe_encoders(encoders, images, config, tasks, progress)
+    value = summarise(result, images)
+    return {**value, "tasks": tasks, "config": config.model_dump(mode="json")}
+
+
+def _tasks(text: str, finetune: bool) -> list[str]:
+    wanted = names(text)
+    for name in wanted:
+        if name not in PROTOCOLS:
+            raise InputError(f"--tasks {name!r} is not known", hint=f"of: {', '.join(PROTOCOLS)}")
+    wanted += ["finetune"] if finetune else []
+    if not wanted:
+        raise InputError("--tasks names nothing to measure", hint=f"of: {', '.join(PROTOCOLS)}")
+    return wanted
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """``{"linear.epochs": 1}`` as ``{"linear": {"epochs": 1}}``."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *above, last = key.split(".")
+        here = tree
+        for name in above:
+            here = here.setdefault(name, {})
+        here[last] = value
+    return tree
+
+
+def _load(paths: list[Path], random_seed: int | None) -> dict[str, Encoder]:
+    """Encoders by the name of their folder, or by their path where two have the same name."""
+    from firstlight.evaluation.encoder_probe import RANDOM, random_control
+    from firstlight.vision.encoder_file import load_encoder
+
+    short = [path.stem if path.is_file() else path.resolve().name for path in paths]
+    labels = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    if len(set(labels)) < len(labels):
+        raise InputError("the same encoder is given twice", path=paths[0])
+    found = {label: load_encoder(path) for label, path in zip(labels, paths, strict=True)}
+    if random_seed is not None:
+        found[RANDOM] = random_control(next(iter(found.values())), random_seed)
+    return found
+
+
+def _write(out: Path, value: dict[str, Any]) -> None:
+    from firstlight.cli.output import plain
+    from firstlight.core.files import write_json
+
+    write_json(out / "probe.json", plain(value))
+    if "knn" in value["tasks"]:
+        from firstlight.reports.encoder import save_depth
+
+        save_depth(out / "depth.png", value)
+
+
+def _draw(target: Console, value: dict[str, Any], out: Path | None) -> None:
+    """Draw the numbers as tables; encoders stand side by side."""
+    about = value["images"]
+    target.print(
+        f"{about['queries']['images']:,} queries ({about['queries']['part']}) against a bank of "
+        f"{about['bank']['images']:,} ({about['bank']['part']}), {len(about['classes'])} classes, "
+        f"chance {value['chance']:.1%}"
+    )
+    if about["left_out"]:
+        target.print(f"{about['left_out']:,} images left out: they cannot be read")
+    if "knn" in value["tasks"]:
+        _draw_knn(target, value)
+    rows = [row for encoder in value["encoders"] for row in _other_rows(encoder)]
+    if rows:
+        draw_table(
+            target, ["encoder", "measure", "features", "value", "±", "note"], rows, title="\nother protocols"
+        )
+    if out is not None:
+        target.print(f"\nwritten to {out}")
+
+
+def _draw_knn(target: Console, value: dict[str, Any]) -> None:
+    encoders = value["encoders"]
+    k = encoders[0]["knn"][0]["k"]
+    tests = {
+        (row["after"]["encoder"], *_key(row["after"])): row
+        for row in value["paired"]
+        if row["k"] == k and row["what"] == "same layer"
+    }
+    header = ["block", "pooling"]
+    for index, encoder in enumerate(encoders):
+        header += [encoder["name"], *(["z"] if index else [])]
+    places = list(dict.fromkeys(_key(row) for encoder in encoders for row in encoder["knn"]))
+    body = []
+    for place in sorted(places):
+        line: list[Any] = [_block(*place), place[2]]
+        for index, encoder in enumerate(encoders):
+            found = next((r for r in encoder["knn"] if _key(r) == place and r["k"] == k), None)
+            line.append(None if found is None else _percent(found))
+            test = tests.get((encoder["name"], *place))
+            line += [f"{test['z']:+.1f}" if test else None] if index else []
+        body.append(line)
+    draw_table(
+        target,
+        header,
+        body,
+        title=f"\nk-NN accuracy in %, k = {k}, ± one standard error; z against the first",
+    )
+    pixels = next((row for row in value["pixels"] if row["k"] == k), None)
+    if pixels is not None:
+        target.print(f"raw pixels: {_percent(pixels)}")
+    for row in value["paired"]:
+        if row["k"] == k and row["what"] != "same layer":
+            after, before = row["after"], row["before"]
+            target.print(
+                f"{after['encoder']}, {_where(after)}, against the best of {before['encoder']}, "
+                f"{_where(before)}: {100 * row['difference']:+.2f} points, z {row['z']:+.1f}"
+            )
+
+
+def _other_rows(encoder: dict[str, Any]) -> list[list[Any]]:
+    name, rows = encoder["name"], []
+    if "linear" in encoder:
+        linear = encoder["linear"]
+        note = f"learning rate {linear['chosen']['learning_rate']:g}, chosen on a part of the bank"
+        shown = [100 * linear["accuracy"], 100 * linear["standard_error"]]
+        rows.append([name, "linear probe, %", linear["chosen"]["input"], *shown, note])
+        best = 100 * linear["best_on_queries"]
+        rows.append([name, "linear probe, %", "any", best, None, "best on the queries, as papers report it"])
+    for entry in encoder.get("low_shot", []):
+        deviation = entry["deviation"]
+        shown = [100 * entry["accuracy"], None if deviation is None else 100 * deviation]
+        note = f"{entry['images']} labels; mean and deviation of {len(entry['splits'])} draws"
+        rows.append([name, f"{entry['labels']}, %", _where(entry), *shown, note])
+    for entry in encoder.get("clusters", []):
+        for key, label in (("accuracy", "clusters: ACC"), ("nmi", "NMI"), ("ami", "AMI"), ("ari", "ARI")):
+            rows.append([name, f"{label}, %", _where(entry), 100 * entry[key], None, "k-means"])
+        rows.append([name, "silhouette", _where(entry), entry["silhouette"], None, "of the true classes"])
+        note = "of the true classes; lower is better"
+        rows.append([name, "Davies–Bouldin", _where(entry), entry["davies_bouldin"], None, note])
+    if "finetuned" in encoder:
+        tuned = encoder["finetuned"]
+        shown = [100 * tuned["accuracy"], 100 * tuned["standard_error"]]
+        rows.append([name, "fine-tuned, %", "all weights", *shown, "last epoch"])
+    return rows
+
+
+def _key(row: dict[str, Any]) -> tuple[int, bool, str]:
+    return row["block"], row["after_final_norm"], row["pooling"]
+
+
+def _block(block: int, after_norm: bool, _pooling: str) -> str:
+    return f"{block}, after the norm" if after_norm else str(block)
+
+
+def _where(row: dict[str, Any]) -> str:
+    return f"block {_block(*_key(row))} ({row['pooling']})"
+
+
+def _percent(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.2f} ± {100 * row['standard_error']:.2f}"

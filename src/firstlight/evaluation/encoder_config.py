@@ -1,0 +1,106 @@
+"""Settings of the encoder protocols (specs/mim-refiner.md §4); the defaults are the paper's where it has any."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: Learning rates of the probe grid, for a batch of 256 (§4.2).
+LEARNING_RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.3, 0.5)
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KnnConfig(_Config):
+    """Nearest-neighbour classification (§4.1)."""
+
+    k: tuple[int, ...] = (10, 20)
+    """Neighbours; the tables show the fewest. A k above the size of the bank is left out."""
+    temperature: float = Field(0.07, gt=0)
+    """T: a neighbour of cosine s votes with exp(s / T); infinity lets all count alike."""
+
+
+class LinearConfig(_Config):
+    """The grid of linear probes on cached features (§4.2)."""
+
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    """Learning rates for a batch of 256; scaled with the batch."""
+    epochs: int = Field(50, ge=1)
+    """Passes over the bank."""
+    batch_size: int = Field(1024, ge=2)
+    """Images a step."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps in which the rate rises; then it falls along a cosine to 0 (the authors': to 1e-6)."""
+    holdout: float = Field(0.1, gt=0, lt=1)
+    """Share of the bank on which the probe is chosen (the authors choose it on the queries)."""
+
+
+class LowShotConfig(_Config):
+    """Logistic regression on a few labels (§4.3)."""
+
+    shots: tuple[int, ...] = (1, 2, 5)
+    """Images a class."""
+    shares: tuple[float, ...] = (0.01, 0.1)
+    """Shares of every class."""
+    splits: int = Field(10, ge=1)
+    """Draws of the labelled images; the mean is reported."""
+    penalty: float = Field(2.5e-4, gt=0)
+    """λ·n: the objective is mean log loss + (penalty / n) / 2 · ‖W‖²."""
+
+
+class ClusterConfig(_Config):
+    """k-means without labels, and how the classes lie in feature space (§4.6)."""
+
+    restarts: int = Field(10, ge=1)
+    """Starts of k-means; the one with the least inertia counts."""
+    silhouette_images: int = Field(10_000, ge=2)
+    """Most images for the silhouette, whose cost is quadratic."""
+
+
+class FinetuneConfig(_Config):
+    """Training the whole encoder with labels (§4.3, §4.4)."""
+
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of every class in the bank that is trained on."""
+    epochs: int = Field(50, ge=1)
+    """Passes over the labelled images."""
+    batch_size: int = Field(128, ge=2)
+    """Images a step."""
+    base_rate: float = Field(1e-3, gt=0)
+    """Learning rate for a batch of 256; scaled with the batch."""
+    end_rate: float = Field(1e-6, ge=0)
+    """Rate that the cosine ends at."""
+    warmup_epochs: float = Field(5, ge=0)
+    """Epochs in which the rate rises."""
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's; none on biases, norms, tokens and positions."""
+    layer_decay: float = Field(0.75, gt=0, le=1)
+    """d: block i of L learns at rate · d^(L − i), the patch embedding at d^(L + 1)."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Share of the target spread over all classes."""
+    min_scale: float = Field(0.08, gt=0, le=1)
+    """Smallest area of a random crop."""
+
+
+class ProbeConfig(_Config):
+    """All settings of ``probe``."""
+
+    seed: int = 0
+    """Of every draw: splits, starts, order."""
+    blocks: tuple[int, ...] | None = None
+    """Blocks whose output is measured, counted from 0; all if None. The last four and the output always are."""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    """Share of the images that become queries where the data has no split of its own."""
+    long_tailed: float | None = Field(None, gt=1)
+    """Largest class of the bank over its smallest; the bank is thinned out along an exponential. None: as it is."""
+    knn: KnnConfig = KnnConfig()
+    """Nearest neighbours."""
+    linear: LinearConfig = LinearConfig()
+    """Linear probes."""
+    low_shot: LowShotConfig = LowShotConfig()
+    """Few labels."""
+    clusters: ClusterConfig = ClusterConfig()
+    """Clustering."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """Fine-tuning."""

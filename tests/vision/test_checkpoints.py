@@ -258,7 +258,7 @@ def dinov2_of_hugging_face():
         "layernorm_before": "norm1", "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1",
         ".output.dense": ".mlp.fc2",
     }  # fmt: skip
-    plain = {name: tensor for name, tensor in state.items() if "ls" not in name and name != "reg_token"}
+    plain = {name: tensor for name, tensor in state.items() if ".ls" not in name and name != "reg_token"}
     content = {"embeddings.register_tokens": state["reg_token"], "embeddings.mask_token": torch.ones(1, 16)}
     for name, tensor in hugging_face(plain).items():
         for old, new in names.items():

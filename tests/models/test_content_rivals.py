@@ -11,7 +11,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.knn import nearest, neighbour_map
+from firstlight.graphs.knn import item_neighbours, nearest, neighbour_map
 from firstlight.graphs.pruning import PrunedGraph, prune
 from firstlight.losses.contrastive import info_nce
 from firstlight.models import MODELS
@@ -199,8 +199,8 @@ def test_bm3_known_answer():
     ],
 )
 def test_item_graph_known_answer(weighting, expected):
-    content = content_rows({"a": matrix([[1, 0], [1, 1], [0, 2]])}, {"a": 2})
-    (graph,) = item_graphs(content, torch.ones(3, dtype=torch.bool), 2, weighting)
+    found = item_neighbours(torch.tensor([[1.0, 0], [1, 1], [0, 2]]), 2)
+    (graph,) = item_graphs([found], weighting)
     assert graph(torch.eye(3)).numpy() == pytest.approx(np.array(expected), abs=1e-6)
 
 
@@ -427,7 +427,8 @@ def test_adding_cold_items_changes_no_other_vector(name):
     small, large = build(name, log, first_rows(views, 9)), build(name, with_cold(log, 3), views)
     state = small.state_dict()
     noise = torch.randn(3, 64, generator=torch_stream(5))
-    large.load_state_dict(state | {"item_table": torch.cat([state["item_table"], noise])})
+    lists = {key: value for key, value in large.state_dict().items() if key.startswith("neighbour_")}
+    large.load_state_dict(state | lists | {"item_table": torch.cat([state["item_table"], noise])})
     a, b = small.vectors_for_scoring(), large.vectors_for_scoring()
     assert torch.allclose(a[0], b[0], atol=1e-6)
     assert torch.allclose(a[1], b[1][:9], atol=1e-6)

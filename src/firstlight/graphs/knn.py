@@ -2,25 +2,32 @@
 
 Similarities are cosines. ``n × n`` never exists: queries are ranked block by block (:mod:`firstlight.core.topk`), which
 costs 2·n²·dim flops and a block of scores. Non-positive similarities are dropped, so a degree is never zero or
-negative where an item has a neighbour, and an item without features has none.
+negative where an item has a neighbour, and an item without features has none. For the graph of a large catalogue faiss
+may look for candidates instead (:mod:`firstlight.graphs.ann`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from firstlight.core.extras import installed
 from firstlight.core.topk import Exclusion, blocked_top_k, top_k_rows
+from firstlight.graphs.ann import PAYS_FROM, candidates
 from firstlight.graphs.propagation import SparseMap
 
 #: Query rows whose scores are held at once where the catalogue is not copied for the product.
 _FEW = 64
+#: Query rows whose candidates are weighed at once: their keys are copied.
+_WEIGHED = 512
 
+#: How a catalogue's own neighbours are found; ``auto`` is ``faiss`` where it pays and is installed, else ``exact``.
+Method = Literal["exact", "faiss", "auto"]
 Weighting = Literal["cosine", "binary"]
 Normalisation = Literal["symmetric", "rows"]
 
@@ -73,6 +80,79 @@ def nearest(
         kept = (best.ids >= 0) & (scores > 0)
         ids[rows] = torch.where(kept, best.ids, -1)
         similarities[rows] = torch.where(kept, scores, 0.0)
+    return Neighbours(ids, similarities)
+
+
+class Finder(Protocol):
+    """Finds the neighbours of a catalogue's items among themselves; :func:`item_neighbours`, or one that remembers."""
+
+    def __call__(
+        self,
+        features: Tensor,
+        k: int,
+        *,
+        allowed: Tensor | None = None,
+        without_self: bool = False,
+        method: Method = "exact",
+    ) -> Neighbours:
+        """See :func:`item_neighbours`."""
+
+
+def item_neighbours(
+    features: Tensor,
+    k: int,
+    *,
+    allowed: Tensor | None = None,
+    without_self: bool = False,
+    method: Method = "exact",
+) -> Neighbours:
+    """The k items of largest positive cosine for each item of a catalogue.
+
+    Args:
+        features: ``(n, dim)``; all-zero rows have no neighbour and are nobody's.
+        k: Neighbours to keep.
+        allowed: ``(n,)`` bool: which items may be neighbours (warm ones); all if None.
+        without_self: No item is its own neighbour.
+        method: ``exact``; ``faiss``: similarities are exact, but a neighbour may be missed; or ``auto``.
+
+    Returns:
+        The neighbours.
+
+    Raises:
+        MissingExtraError: ``faiss`` is asked for, and the extra ``ann`` is not installed.
+    """
+    if chosen_method(method, len(features) if allowed is None else int(allowed.sum())) == "faiss":
+        return _approximate(features.detach(), k, allowed, without_self)
+    return nearest(features, features, k, allowed=allowed, without_self=without_self)
+
+
+def chosen_method(method: Method, n_keys: int) -> Literal["exact", "faiss"]:
+    """What ``auto`` comes to for so many keys, on this machine."""
+    if method == "auto":
+        return "faiss" if n_keys >= PAYS_FROM and installed("ann") else "exact"
+    return method
+
+
+def _approximate(features: Tensor, k: int, allowed: Tensor | None, without_self: bool) -> Neighbours:
+    """As :func:`nearest`, over the candidates of inverted lists."""
+    unit = F.normalize(features, dim=1)
+    kept = unit.any(dim=1) if allowed is None else allowed & unit.any(dim=1)
+    rows = kept.nonzero()[:, 0]
+    found = candidates(unit.float(), unit[rows].float(), k + without_self)
+    ids = torch.full((len(unit), k), -1, dtype=torch.int64)
+    similarities = torch.zeros(len(unit), k, dtype=unit.dtype)
+    for start in range(0, len(unit), _WEIGHED):
+        block = slice(start, min(start + _WEIGHED, len(unit)))
+        near = found[block]
+        near = near if not len(rows) else torch.where(near >= 0, rows[near.clamp(min=0)], -1)
+        scores = torch.einsum("nd,nkd->nk", unit[block], unit[near.clamp(min=0)])
+        usable = (near >= 0) & (scores > 0)
+        if without_self:
+            usable &= near != torch.arange(block.start, block.stop)[:, None]
+        scores = scores.masked_fill(~usable, 0.0)
+        order = torch.from_numpy(np.lexsort((near.numpy(), -scores.numpy()), axis=1))[:, :k]
+        ids[block] = near.masked_fill(~usable, -1).gather(1, order)
+        similarities[block] = scores.gather(1, order)
     return Neighbours(ids, similarities)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models import MODELS
+
+if TYPE_CHECKING:
+    from firstlight.graphs.knn import Finder
 
 Normalise = Literal["both", "user", "item", "none"]
 
@@ -108,6 +111,8 @@ class Recommender(nn.Module):
     trainable: ClassVar[bool] = True
     #: Whether the model reads content: it is then built with ``views``.
     needs_views: ClassVar[bool] = False
+    #: Whether the model knows content neighbours: it is then built with a ``finder``, where there is a special one.
+    needs_neighbours: ClassVar[bool] = False
     #: Whether ``extra_losses`` is the model's whole objective; its runs default to ``loss: none``.
     own_loss: ClassVar[bool] = False
 
@@ -143,8 +148,8 @@ class Recommender(nn.Module):
         return model
 
     @classmethod
-    def _content(cls, views: ItemViews | None) -> dict[str, ItemViews]:
-        """The further argument of models that read content."""
+    def _content(cls, views: ItemViews | None, finder: Finder | None = None) -> dict[str, Any]:
+        """The further arguments of models that read content."""
         if not cls.needs_views:
             return {}
         if not views:
@@ -152,6 +157,8 @@ class Recommender(nn.Module):
                 "this model reads content, and the items have none",
                 hint="give the dataset features, titles or covers (firstlight data inspect shows what it has)",
             )
+        if finder is not None and cls.needs_neighbours:
+            return {"views": views, "finder": finder}
         return {"views": views}
 
     def user_vectors(self) -> Tensor:
@@ -181,7 +188,11 @@ PUBLISHED_BPR: dict[str, dict[str, Any]] = {
 
 
 def build_model(
-    config: ModelConfig, log: Interactions, rng: torch.Generator, views: ItemViews | None = None
+    config: ModelConfig,
+    log: Interactions,
+    rng: torch.Generator,
+    views: ItemViews | None = None,
+    finder: Finder | None = None,
 ) -> Recommender:
     """The model that a config names, at its start.
 
@@ -190,12 +201,13 @@ def build_model(
         log: The training log.
         rng: Random stream of the start.
         views: Content of the items, row-aligned to the log; only for models that read it.
+        finder: What finds content neighbours, for models that know some; None: they are found anew.
 
     Raises:
         InputError: The model reads content and there is none.
     """
     model_class: type[Recommender] = MODELS.load(config.name)
-    return model_class(config, log, rng, **model_class._content(views))
+    return model_class(config, log, rng, **model_class._content(views, finder))
 
 
 class EmbeddingModel(Recommender):

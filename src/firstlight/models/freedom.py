@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
+from firstlight.graphs.knn import Finder, item_neighbours
 from firstlight.graphs.pruning import PrunedGraph
 from firstlight.losses.negatives import Negatives, PairNegatives, SharedNegatives
 from firstlight.losses.ranking import bpr
-from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, Encoded, Normalise
-from firstlight.models.content import ContentModel, ContentRows
+from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, Normalise
+from firstlight.models.content import ContentRows
+from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
 from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
 
 
-class FREEDOMConfig(EmbeddingConfig):
+class FREEDOMConfig(ItemGraphConfig):
     """Config of :class:`FREEDOM`.
 
     Other than as released: features are frozen, not trained on; items that nobody clicked are nobody's neighbours, and
@@ -39,9 +41,6 @@ class FREEDOMConfig(EmbeddingConfig):
     item_layers: int = Field(1, ge=1)
     """Layers on the item–item graph (L_m)."""
 
-    neighbours: int = Field(10, ge=1)
-    """Content neighbours of an item, itself among them (k)."""
-
     view_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """View → weight in the item–item graph, by default 1 each; an item's weights are divided by their sum over the
     views it has. Released: ``{image: 0.1, text: 0.9}`` (α = .1), for CNN features of Amazon's pictures."""
@@ -56,7 +55,7 @@ class FREEDOMConfig(EmbeddingConfig):
     """λ of the BPR terms of users against projected views (published grid: 0, 1e-5, 1e-4, 1e-3)."""
 
 
-class FREEDOM(ContentModel):
+class FREEDOM(ItemGraphModel):
     """User = LGN_u; item = LGN_i + h_i with h = (Σ_m α_m A_m)^{L_m} e (rivals A4)."""
 
     Config = FREEDOMConfig
@@ -73,8 +72,9 @@ class FREEDOM(ContentModel):
         train: Interactions,
         rng: torch.Generator | None = None,
         views: ItemViews | None = None,
+        finder: Finder = item_neighbours,
     ) -> None:
-        super().__init__(config, train, rng, views)
+        super().__init__(config, train, rng, views, finder)
         assert rng is not None
         unknown = sorted(set(config.view_weights) - set(self.view_dims))
         if unknown:
@@ -87,7 +87,7 @@ class FREEDOM(ContentModel):
         self.register_buffer("graph_seed", torch.randint(2**62, (), generator=rng))
         self.graph_seed: Tensor
         self.projections = nn.ModuleList(linear(dim, config.dim, rng) for dim in self.view_dims.values())
-        self.item_graphs = item_graphs(self.content, ~self.cold, config.neighbours, "binary")
+        self.item_graphs = item_graphs(self.neighbour_lists, "binary")
 
     def encode(self, step: int, rng: torch.Generator | None) -> Encoded:
         """Both graphs; clicks on the step's pruned graph in training, else on the whole one."""

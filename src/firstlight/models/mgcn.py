@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
+from firstlight.graphs.knn import Finder, item_neighbours
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.losses.contrastive import info_nce
-from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, Encoded, Normalise
-from firstlight.models.content import ContentModel, ContentRows
+from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, Normalise
+from firstlight.models.content import ContentRows
+from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
 from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
 
 
-class MGCNConfig(EmbeddingConfig):
+class MGCNConfig(ItemGraphConfig):
     """Config of :class:`MGCN`; the contrast's weight is the authors' advice (their repository, issue 4).
 
     Other than as released: features are frozen, not trained on; items that nobody clicked are nobody's neighbours, and
@@ -42,9 +44,6 @@ class MGCNConfig(EmbeddingConfig):
     item_layers: int = Field(1, ge=1)
     """Layers on the item–item graphs."""
 
-    neighbours: int = Field(10, ge=1)
-    """Content neighbours of an item, itself among them (k)."""
-
     contrast_weight: float = Field(0.01, ge=0)
     """Weight of the InfoNCE between content side and click side (λ_c; published grid: 1e-3, .01, .1)."""
 
@@ -65,7 +64,7 @@ class MGCNEncoded(Encoded):
     side: tuple[Tensor, Tensor]
 
 
-class MGCN(ContentModel):
+class MGCN(ItemGraphModel):
     """Z = E_ui + E_side (rivals A5).
 
     P_m = e ⊙ σ(G_m(T_m x_m)), Q_m = A_m P_m, E_m = [R̂ Q_m; Q_m]; attention over views gives E_com, and
@@ -86,8 +85,9 @@ class MGCN(ContentModel):
         train: Interactions,
         rng: torch.Generator | None = None,
         views: ItemViews | None = None,
+        finder: Finder = item_neighbours,
     ) -> None:
-        super().__init__(config, train, rng, views)
+        super().__init__(config, train, rng, views, finder)
         assert rng is not None
         dim, dims = config.dim, self.view_dims.values()
         self.projections = nn.ModuleList(linear(width, dim, rng) for width in dims)
@@ -95,7 +95,7 @@ class MGCN(ContentModel):
         self.preferences = nn.ModuleList(linear(dim, dim, rng) for _ in dims)
         self.attention = nn.Sequential(linear(dim, dim, rng), nn.Tanh(), linear(dim, 1, rng, bias=False))
         self.hop = BipartitePropagation(train.indptr, train.items, train.n_items)
-        self.item_graphs = item_graphs(self.content, ~self.cold, config.neighbours, "cosine")
+        self.item_graphs = item_graphs(self.neighbour_lists, "cosine")
 
     def encode(self, step: int, rng: torch.Generator | None) -> MGCNEncoded:
         """Click side and content side of all users and items."""

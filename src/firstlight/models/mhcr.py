@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +27,19 @@ from firstlight.core.logsumexp import score_log_sum_exp
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.graphs.hypergraph import hyperedge_vectors, memberships
-from firstlight.graphs.knn import Neighbours, Normalisation, nearest, nearest_unit, neighbour_map
+from firstlight.graphs.knn import (
+    Finder,
+    Neighbours,
+    Normalisation,
+    item_neighbours,
+    nearest_unit,
+    neighbour_map,
+)
 from firstlight.graphs.propagation import BipartitePropagation, SparseMap
 from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
-from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, ModelConfig
-from firstlight.models.content import ContentModel, ContentRows
+from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded
+from firstlight.models.content import ContentRows
+from firstlight.models.item_graphs import ItemGraphModel
 from firstlight.models.layers import Linear, drop, made_again, xavier
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate
@@ -88,7 +96,7 @@ class _Learned:
     """``(n_items, dim)`` what the network makes of content."""
 
 
-class MHCR(ContentModel):
+class MHCR(ItemGraphModel):
     """The recommender; see the module."""
 
     Config = MHCRConfig
@@ -112,16 +120,10 @@ class MHCR(ContentModel):
         train: Interactions,
         rng: torch.Generator | None = None,
         views: ItemViews | None = None,
-        *,
-        neighbours: list[Neighbours] | None = None,
+        finder: Finder = item_neighbours,
     ) -> None:
-        super().__init__(config, train, rng, views)
+        super().__init__(config, train, rng, views, finder)
         assert rng is not None
-        # Counted once: they are part of the state, so that loading a run does not rank the catalogue against itself.
-        found = neighbours or [self._neighbours(values) for values in self.content.values]
-        for view, near in enumerate(found):
-            self.register_buffer(f"neighbour_ids_{view}", near.ids.to(torch.int32))
-            self.register_buffer(f"neighbour_cosines_{view}", near.similarities)
         dims, dim = list(self.view_dims.values()), config.dim
         shared = config.gates == "shared"
         self.projections = nn.ModuleList(Linear(width, dim, rng) for width in dims)
@@ -139,43 +141,25 @@ class MHCR(ContentModel):
         self.hop = BipartitePropagation(log.indptr, log.items, self.n_items, dtype=dtype)
         power = 1.0 if config.user_memberships == "mean" else 0.0
         self.history = BipartitePropagation(log.indptr, log.items, self.n_items, power, 0.0, dtype)
-        self.graphs = []
-        for view in range(len(self.content.values)):
-            ids = getattr(self, f"neighbour_ids_{view}").long()
-            near = Neighbours(ids, getattr(self, f"neighbour_cosines_{view}"))
-            normalisation: Normalisation = "rows" if self._inductive else "symmetric"
-            self.graphs.append(neighbour_map(near, self.n_items, normalisation=normalisation, dtype=dtype))
-
-    def _neighbours(self, values: Tensor) -> Neighbours:
-        """Content neighbours of the whole catalogue in one view."""
-        if self._inductive:
-            return nearest(values, values, self.config.neighbours, allowed=~self.cold, without_self=True)
-        return nearest(values, values, self.config.neighbours)
-
-    @classmethod
-    def from_state(
-        cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor], views: ItemViews | None = None
-    ) -> Self:
-        """As the base, with the neighbours that training counted."""
-        assert isinstance(config, MHCRConfig)
-        known = [
-            Neighbours(state[f"neighbour_ids_{view}"].long(), state[f"neighbour_cosines_{view}"])
-            for view in range(len(views or {}))
+        normalisation: Normalisation = "rows" if self._inductive else "symmetric"
+        self.graphs = [
+            neighbour_map(near, self.n_items, normalisation=normalisation, dtype=dtype)
+            for near in self.neighbour_lists
         ]
-        plain = config.model_copy(update={"init": "xavier"})
-        model = cls(plain, log, torch.Generator(), neighbours=known, **cls._content(views))
-        model.load_state_dict(state)
-        model.config = config
-        return model
+
+    def _found(self, values: Tensor, finder: Finder) -> Neighbours:
+        """As the base, but without the item itself; in the reproducing settings with it, and with cold items."""
+        k, method = self.config.neighbours, self.config.knn
+        if self._inductive:
+            return finder(values, k, allowed=~self.cold, without_self=True, method=method)
+        return finder(values, k, method=method)
 
     def double(self) -> MHCR:
         """The model with all constants in double precision too, for tests."""
         super().double()
         self.content = ContentRows(tuple(v.double() for v in self.content.values), self.content.present)
         for view, values in enumerate(self.content.values):
-            near = self._neighbours(values)
-            setattr(self, f"neighbour_ids_{view}", near.ids.to(torch.int32))
-            setattr(self, f"neighbour_cosines_{view}", near.similarities)
+            self._keep(view, self._found(values, item_neighbours))
         self._build_graphs(torch.float64)
         return self
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from firstlight.graphs.hypergraph import HyperNorm
-from firstlight.models.base import EmbeddingConfig
+from firstlight.models.item_graphs import ItemGraphConfig
 
 #: What the two reproducing settings change; ``best`` is the defaults of the fields.
 _PAPER: dict[str, Any] = {
@@ -46,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class MHCRConfig(EmbeddingConfig):
+class MHCRConfig(ItemGraphConfig):
     """Config of :class:`firstlight.models.mhcr.MHCR`.
 
     Fields that are not given take the value of the ``setting``; the defaults below are those of ``best``.
@@ -76,9 +76,6 @@ class MHCRConfig(EmbeddingConfig):
 
     item_layers: int = Field(1, ge=1)
     """Layers of the item–item graphs (L_i)."""
-
-    neighbours: int = Field(10, ge=1)
-    """Content neighbours of an item (knn_k)."""
 
     self_neighbour: bool = False
     """Whether an item is its own first neighbour, as released. A cold item has no ID to pass to itself, so ``best``

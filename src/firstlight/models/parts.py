@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from firstlight.graphs.knn import Weighting, nearest, neighbour_map
+from firstlight.graphs.knn import Neighbours, Weighting, nearest, neighbour_map
 from firstlight.graphs.propagation import BipartitePropagation, SparseMap
 from firstlight.models.content import ContentRows
 from firstlight.models.layers import Linear
@@ -32,23 +32,17 @@ def light_propagation(
     return sum_users * share, sum_items * share
 
 
-def item_graphs(content: ContentRows, warm: Tensor, k: int, weighting: Weighting) -> list[SparseMap]:
-    """One ``(n_items, n_items)`` graph a view: each item's k nearest *warm* items, itself among them if it is warm.
-
-    Values are D^{-½} A D^{-½} with D of row sums, as released (rivals A4, A5). The released graphs also run through
-    items that nobody has clicked, whose untrained IDs then reach everybody; here they only receive.
+def item_graphs(lists: list[Neighbours], weighting: Weighting) -> list[SparseMap]:
+    """One ``(n_items, n_items)`` graph a view: D^{-½} A D^{-½} with D of row sums, as released (rivals A4, A5).
 
     Args:
-        content: The items' views.
-        warm: ``(n_items,)`` bool.
-        k: Neighbours of an item.
+        lists: Per view, the neighbours of all items.
         weighting: ``binary`` or ``cosine``.
     """
-    graphs = []
-    for values in content.values:
-        found = nearest(values, values, k, allowed=warm)
-        graphs.append(neighbour_map(found, len(content), weighting=weighting, dtype=values.dtype))
-    return graphs
+    return [
+        neighbour_map(near, len(near.ids), weighting=weighting, dtype=near.similarities.dtype)
+        for near in lists
+    ]
 
 
 def neighbour_means(

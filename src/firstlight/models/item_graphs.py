@@ -1,0 +1,92 @@
+"""The base of content models whose items hand something to their content neighbours."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from firstlight.data.catalogue import ItemViews
+from firstlight.data.interactions import Interactions
+from firstlight.graphs.knn import Finder, Method, Neighbours, item_neighbours
+from firstlight.models.base import EmbeddingConfig, ModelConfig
+from firstlight.models.content import ContentModel
+
+
+class ItemGraphConfig(EmbeddingConfig):
+    """Fields of models whose items have content neighbours."""
+
+    neighbours: int = Field(10, ge=1)
+    """Content neighbours of an item (k), itself among them unless the model says otherwise."""
+
+    knn: Method = "exact"
+    """How they are found: ``exact``; ``faiss`` (extra ``ann``): among candidates from inverted lists, so that a few of
+    a hundred may be missed; ``auto``: ``faiss`` where it is installed and at least halves the work, which is from
+    50,000 warm items on, else ``exact``."""
+
+
+class ItemGraphModel(ContentModel):
+    """A content model that knows each item's content neighbours, view by view.
+
+    They are found once and are part of the state: loading a run ranks nothing, and gives the very graph that was
+    trained on, also where it was found approximately.
+
+    Args:
+        config: The model's config.
+        train: The training log.
+        rng: Random stream of the start.
+        views: Content of the items.
+        finder: What finds neighbours.
+    """
+
+    needs_neighbours: ClassVar[bool] = True
+    config: ItemGraphConfig
+
+    def __init__(
+        self,
+        config: ItemGraphConfig,
+        train: Interactions,
+        rng: torch.Generator | None = None,
+        views: ItemViews | None = None,
+        finder: Finder = item_neighbours,
+    ) -> None:
+        super().__init__(config, train, rng, views)
+        for view, values in enumerate(self.content.values):
+            self._keep(view, self._found(values, finder))
+
+    def _found(self, values: Tensor, finder: Finder) -> Neighbours:
+        """Neighbours of the whole catalogue in one view ``(n_items, dim)``.
+
+        As the default, each item's nearest *warm* items, itself among them if it is warm. The released graphs of
+        FREEDOM and MGCN also run through items that nobody has clicked, whose untrained IDs then reach everybody; here
+        they only receive.
+        """
+        return finder(values, self.config.neighbours, allowed=~self.cold, method=self.config.knn)
+
+    def _keep(self, view: int, near: Neighbours) -> None:
+        self.register_buffer(f"neighbour_ids_{view}", near.ids.to(torch.int32))
+        self.register_buffer(f"neighbour_cosines_{view}", near.similarities)
+
+    @property
+    def neighbour_lists(self) -> list[Neighbours]:
+        """Per view, the neighbours of all items."""
+        return [_kept(dict(self.named_buffers()), view) for view in range(len(self.content.values))]
+
+    @classmethod
+    def from_state(
+        cls, config: ModelConfig, log: Interactions, state: dict[str, Tensor], views: ItemViews | None = None
+    ) -> Self:
+        """As the base, with the neighbours that training found."""
+        assert isinstance(config, ItemGraphConfig)
+        known = (_kept(state, view) for view in range(len(views or {})))
+        plain = config.model_copy(update={"init": "xavier"})  # every tensor is overwritten
+        model = cls(plain, log, torch.Generator(), **cls._content(views, lambda *_, **__: next(known)))
+        model.load_state_dict(state)
+        model.config = config
+        return model
+
+
+def _kept(state: dict[str, Tensor], view: int) -> Neighbours:
+    return Neighbours(state[f"neighbour_ids_{view}"].long(), state[f"neighbour_cosines_{view}"])

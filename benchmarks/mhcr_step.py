@@ -34,13 +34,13 @@ from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.ranking import evaluate_ranking
 from firstlight.evaluation.scorer import VectorScorer
-from firstlight.graphs.knn import Neighbours, nearest
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
 from firstlight.models import mhcr
 from firstlight.models.base import Batch
 from firstlight.training.config import build_config
 from firstlight.training.loop import Phase
+from firstlight.training.neighbours import NeighbourCache
 from firstlight.training.optimisers import RowAdam
 
 USERS, ITEMS, CLICKS, MOST = 100_000, 19_738, 719_405, 218
@@ -148,14 +148,10 @@ class World:
             negatives[bad] = rng.choice(self.warm, int(bad.sum()))
         return Batch(*(torch.from_numpy(part) for part in (users, positives, negatives)))
 
-    def nearest(self, queries: Tensor, keys: Tensor, k: int, **options: Any) -> Neighbours:
+    @property
+    def finder(self) -> NeighbourCache:
         """Neighbours, found by whichever process needs them first."""
-        file = self.folder / f"near-{keys.shape[1]}-{len(options)}.npz"
-        if not file.exists():
-            found = nearest(queries, keys, k, **options)
-            np.savez(file, ids=found.ids.numpy(), similarities=found.similarities.numpy())
-        stored = np.load(file, allow_pickle=False)
-        return Neighbours(torch.from_numpy(stored["ids"]), torch.from_numpy(stored["similarities"]))
+        return NeighbourCache(self.folder / "neighbours", worth=0)
 
 
 # -- the candidates -------------------------------------------------------------------------------------------
@@ -242,7 +238,8 @@ class Best(Ours):
             overrides=[f"training.batch_size={BATCH}", "training.precision=bfloat16"],
         )
         self.world = world
-        self.phase = Phase("train", config, world.train, epochs=1, views=world.views(standardised=True))
+        views = world.views(standardised=True)
+        self.phase = Phase("train", config, world.train, epochs=1, views=views, finder=world.finder)
         self.model = self.phase.model
 
     def prepare(self) -> None:
@@ -256,7 +253,8 @@ class Best(Ours):
 
 def reproducing_model(world: World) -> mhcr.MHCR:
     config = mhcr.MHCRConfig(setting="released", joint_table=list(VIEWS).index("text"))
-    return mhcr.MHCR(config, world.train, torch_stream(0, "init"), world.views(standardised=False))
+    views = world.views(standardised=False)
+    return mhcr.MHCR(config, world.train, torch_stream(0, "init"), views, world.finder)
 
 
 CANDIDATES: dict[str, Callable[[World], Released | Ours]] = {
@@ -271,7 +269,6 @@ def work(name: str, folder: Path) -> None:
     """A candidate's process: reads commands, answers each with a line of JSON."""
     torch.set_num_threads(2)
     world = World(folder)
-    mhcr.nearest = world.nearest  # the same neighbours for all, found once
     candidate = CANDIDATES[name](world)
     rounded = name in (ROUNDED, BEST)
     gc.collect()

@@ -24,6 +24,7 @@ from firstlight.core.seeds import derive, torch_stream
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
+from firstlight.graphs.knn import Finder
 from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
 from firstlight.models.base import EmbeddingModel, build_model
 from firstlight.training.config import RunConfig
@@ -71,6 +72,7 @@ class Phase:
         stop_early: Whether ``patience`` ends the phase.
         emit: Receives the events.
         views: Content of the items, for models that read it.
+        finder: What finds content neighbours, for models that know some; None: they are found anew.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Phase:
         stop_early: bool = False,
         emit: Emit = silent,
         views: ItemViews | None = None,
+        finder: Finder | None = None,
     ) -> None:
         self.name, self.config = name, config
         self.epochs, self.judge, self.stop_early, self.emit = epochs, judge, stop_early, emit
@@ -98,7 +101,7 @@ class Phase:
             statistics = statistics.measured_on(*_pairs(held_out))
         self.train = train
         users, items = _pairs(train)
-        model = build_model(config.model, train, torch_stream(config.seed, "init"), views)
+        model = build_model(config.model, train, torch_stream(config.seed, "init"), views, finder)
         assert isinstance(model, EmbeddingModel)
         self.model = model
         self.temperature: Temperature = make_temperature(config.temperature, statistics)

@@ -16,6 +16,7 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.data.split import carve_validation
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
+from firstlight.graphs.knn import Finder
 from firstlight.models import MODELS
 from firstlight.models.base import Recommender, build_model
 from firstlight.models.content import ContentModel
@@ -30,6 +31,7 @@ from firstlight.training.checkpoint import (
 from firstlight.training.config import RunConfig
 from firstlight.training.content import Content, check_content, fit_content, save_content
 from firstlight.training.loop import Judge, Phase, Progress
+from firstlight.training.neighbours import remembering_finder
 from firstlight.training.process import peak_memory_mb, use_threads
 from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
 from firstlight.training.selection import calibration, make_judge, validation_pool
@@ -54,6 +56,7 @@ class _Context:
     resumed: Checkpoint | None
     carried: dict[str, Any]
     earlier: list[dict[str, Any]]
+    finder: Finder
     #: Views of the phase that ran last, for models that read content.
     content: Content | None = None
 
@@ -88,7 +91,7 @@ def train(
     check_content(config, dataset)
     if resumed is None:
         start_run(out, config, dataset, parts)
-    context = _Context(config, dataset, out, digest, emit, resumed, {}, [])
+    context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit))
     emit("run", **_facts(dataset, config, parts))
     try:
         with use_threads(config.training.threads):
@@ -190,20 +193,15 @@ def _fit(
     known = train.union(parts["valid"]) if "valid" in parts else train
     model_class = MODELS.load(config.model.name)
     if not model_class.trainable:
-        views = _views(context, known)
-        return (
-            build_model(config.model, known, torch_stream(config.seed, "init"), views),
-            known,
-            {"epochs": 0},
-        )
+        model = build_model(config.model, known, torch_stream(config.seed, "init"), _views(context, known))
+        return model, known, {"epochs": 0}
     epochs, selection = config.training.epochs, config.training.selection
     if selection == "none":
         phase = _phase(context, "train", known, epochs, None)
         return phase.model, known, {"epochs": epochs, "train_seconds": phase.progress.seconds}
     if selection == "test":
-        phase = _phase(
-            context, "train", known, epochs, make_judge(config, parts["test"], known), stop_early=True
-        )
+        judge = make_judge(config, parts["test"], known)
+        phase = _phase(context, "train", known, epochs, judge, stop_early=True)
         best = _best_model(context, phase.model)
         return best, known, _found("test", phase.progress)
     found, searched = _search(context, parts)
@@ -298,6 +296,7 @@ def _phase(
         stop_early=stop_early,
         emit=context.emit,
         views=_views(context, log),
+        finder=context.finder,
     )
     if context.resumed is not None and context.resumed.phase == name:
         context.emit("message", text=f"continuing phase {name} after epoch {context.resumed.progress.epoch}")

@@ -19,6 +19,8 @@ from firstlight.vision.vit_config import ViTConfig
 _LOOKED_AT = 64
 #: Longest side of an encoder's images where nobody asked for another.
 _LONGEST = 224
+#: Patches above which larger ones are chosen, up to 16 px.
+_MANY_PATCHES = 150
 
 
 class EncoderTrainingConfig(BaseModel):
@@ -169,7 +171,7 @@ def suggested_size(images: ImageSet, patch_size: Any = None, image_size: Any = N
     height, width = (median(size[axis] for size in sizes) for axis in (0, 1))
     shrink = min(1.0, _LONGEST / max(height, width))
     if patch_size is None:
-        shorter = min(height, width) * shrink
-        patch_size = 4 if shorter < 48 else 8 if shorter < 160 else 16
+        area = height * width * shrink**2
+        patch_size = next((size for size in (4, 8) if area / size**2 <= _MANY_PATCHES), 16)
     sides = [max(1, round(side * shrink / patch_size)) * patch_size for side in (height, width)]
     return {"image_size": sides, "patch_size": patch_size}

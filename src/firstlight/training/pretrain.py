@@ -75,10 +75,11 @@ def pretrain(
         if known is not None and start is not None:
             _take_over(objective, Path(start), known)
         emit("encoder", **_facts(config, objective, loader))
-        history = ([] if known is None else known.history) + [_about(config, images)]
+        earlier = [] if known is None else known.history
 
         def encoder() -> Encoder:
             crops = loader.config
+            history = [*earlier, {**_about(config, images), "epochs": len(run.history)}]
             has_class = config.encoder.class_token
             return Encoder(
                 objective.encoder,
@@ -135,7 +136,6 @@ def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:
         "objective": config.objective,
         "images": len(images),
         "content_hash": images.content_hash,
-        "epochs": training.epochs,
         "batch_size": training.batch_size,
         "seed": training.seed,
     }

@@ -1,0 +1,323 @@
+"""The encoder's loop: schedule, optimiser, and a run that goes on bit by bit wherever it was cut."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from firstlight.core.errors import DivergenceError, InputError
+from firstlight.training.checkpoint import load_tensors
+from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
+from firstlight.training.encoder_optimiser import GroupAdamW, warmup_cosine
+from firstlight.training.pretrain import pretrain
+from firstlight.training.recipes import list_recipes
+from firstlight.vision.encoder_file import load_encoder
+from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.mae import MAE
+from firstlight.vision.objective import ParameterGroup, uniform
+
+TINY = [
+    "encoder.image_size=[16,16]",
+    "encoder.patch_size=4",
+    "encoder.dim=16",
+    "encoder.depth=2",
+    "encoder.heads=2",
+    "mae.decoder_dim=16",
+    "mae.decoder_heads=2",
+    "mae.decoder_depth=1",
+    "training.batch_size=8",
+    "training.epochs=3",
+    "training.threads=1",
+]
+
+
+def write_images(path, n=26, broken=()):
+    rng = np.random.default_rng(0)
+    values = []
+    for row in range(n):
+        target = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(target, "PNG")
+        values.append(b"torn" if row in broken else target.getvalue())
+    ids = [f"cover {row}" for row in range(n)]
+    pl.DataFrame({"item": ids, "image": values}).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return open_images(write_images(tmp_path_factory.mktemp("images") / "images.parquet"))
+
+
+def config(images, *changes):
+    return build_pretrain_config(images, overrides=[*TINY, *changes])
+
+
+def same(left, right):
+    left, right = (load_tensors(folder / "encoder.safetensors") for folder in (left, right))
+    assert left.keys() == right.keys()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+class Stop(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stopping_at(step):
+    """An emitter that ends the run at its n-th "step" event."""
+    count = itertools.count(1)
+
+    def emit(name, **values):
+        if name == "step" and next(count) == step:
+            raise Stop
+
+    return emit
+
+
+def test_schedule_vector():
+    found = [warmup_cosine(step, 10, 4, 1.0, 0.0) for step in range(10)]
+    expected = [0.2, 0.4, 0.6, 0.8, 1, 0.933, 0.75, 0.5, 0.25, 0.067]
+    assert found == pytest.approx(expected, abs=5e-4)
+    ending = [warmup_cosine(step, 50, 10, 1e-3, 1e-6) for step in range(50)]
+    assert all(np.diff(ending[:11]) > 0)
+    assert all(np.diff(ending[10:]) < 0)
+    assert ending[10] == 1e-3
+    assert ending[-1] > 1e-6
+
+
+def test_the_peak_scales_with_the_batch():
+    assert EncoderTrainingConfig(base_lr=4e-4, batch_size=1024).peak_lr == pytest.approx(1.6e-3)
+    assert EncoderTrainingConfig(base_lr=4e-4, batch_size=512).peak_lr == pytest.approx(8e-4)
+    assert EncoderTrainingConfig(epochs=100, warmup_epochs=5).warmup_steps(7) == 35
+    assert EncoderTrainingConfig(epochs=10, warmup_epochs=5).warmup_steps(7) == 14  # never over a fifth
+
+
+def test_groups_have_their_own_rate_and_decay():
+    weights = {name: torch.nn.Parameter(torch.full((3,), 2.0)) for name in ("fast", "slow", "free", "idle")}
+    groups = [
+        ParameterGroup("fast", [weights["fast"]], 1.0, None),
+        ParameterGroup("slow", [weights["slow"]], 0.5, 0.1),
+        ParameterGroup("free", [weights["free"], weights["idle"]], 1.0, 0.0),
+    ]
+    optimiser = GroupAdamW(groups, (0.9, 0.95), 0.3)
+    for name in ("fast", "slow", "free"):
+        weights[name].grad = torch.ones(3)
+    optimiser.step(0.01)
+    # The first step of Adam is the sign of the gradient; the decay is taken off before it.
+    assert weights["fast"][0].item() == pytest.approx(2 * (1 - 0.01 * 0.3) - 0.01, abs=1e-6)
+    assert weights["slow"][0].item() == pytest.approx(2 * (1 - 0.005 * 0.1) - 0.005, abs=1e-6)
+    assert weights["free"][0].item() == pytest.approx(2 - 0.01, abs=1e-6)
+    assert weights["idle"][0].item() == 2.0
+    with pytest.raises(ValueError, match="two groups"):
+        GroupAdamW([groups[0], ParameterGroup("again", [weights["fast"]])], (0.9, 0.95), 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """A run that nothing cut."""
+    out = tmp_path_factory.mktemp("whole") / "enc"
+    result = pretrain(images, config(images), out)
+    return out, result
+
+
+def test_a_run_leaves_a_whole_folder(images, whole):
+    out, result = whole
+    assert result["images"]["count"] == 26
+    assert result["images"]["unusable"] == {}
+    assert result["last_epoch"]["epoch"] == 3
+    assert [line["epoch"] for line in metrics(out)] == [1, 2, 3]
+    encoder = load_encoder(out)
+    assert encoder.pooling == "class"
+    assert encoder.history[-1]["epochs"] == 3
+    assert torch.isfinite(encoder.features(encoder.prepare(images.load(0))[None])).all()
+    for name in ("config.yaml", "environment.json", "result.json", "checkpoint/state.safetensors"):
+        assert (out / name).is_file()
+    assert pretrain(images, config(images), out, resume=True) == json.loads((out / "result.json").read_text())
+
+
+def test_a_run_repeats_and_a_seed_changes_it(images, whole, tmp_path):
+    pretrain(images, config(images), tmp_path / "again")
+    assert same(whole[0], tmp_path / "again")
+    pretrain(images, config(images, "training.seed=1"), tmp_path / "other")
+    assert not same(whole[0], tmp_path / "other")
+
+
+@pytest.mark.parametrize("minutes", ["10", "1e-9"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_resume_is_bit_exact(images, whole, tmp_path, step, minutes):
+    """Cut at several places, with checkpoints between epochs only and with one after every step."""
+    changed = config(images, f"training.checkpoint_minutes={minutes}")
+    with pytest.raises(Stop):
+        pretrain(images, changed, tmp_path / "enc", emit=stopping_at(step))
+    told = []
+    pretrain(
+        images, changed, tmp_path / "enc", resume=True,
+        emit=lambda name, **values: told.append(values.get("text")),
+    )  # fmt: skip
+    assert same(whole[0], tmp_path / "enc")
+    assert metrics(whole[0]) == metrics(tmp_path / "enc")
+    continued = [text for text in told if text]
+    assert bool(continued) == (step > 1)
+
+
+def test_killed_in_the_middle(images, whole, tmp_path):
+    """A process that is shot leaves a folder to go on from, whatever it was doing."""
+    out = tmp_path / "enc"
+    changes = [word for change in [*TINY, "training.checkpoint_minutes=1e-9"] for word in ("--set", change)]
+    command = [sys.executable, "-m", "firstlight", "pretrain", images.source, "--out", str(out), *changes]
+    slow = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=slow, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not (out / "checkpoint" / "state.safetensors").exists() and time.monotonic() < until:
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    pretrain(images, config(images, "training.checkpoint_minutes=1e-9"), out, resume=True)
+    assert same(whole[0], out)
+    assert not list(out.rglob(".*.partial*"))
+
+
+def test_threads_and_workers_are_no_other_run(images, tmp_path):
+    slow = config(images, "training.cache_mb=0")
+    with pytest.raises(Stop):
+        pretrain(images, slow, tmp_path / "enc", emit=stopping_at(2))
+    pretrain(
+        images, config(images, "training.cache_mb=0", "training.workers=2"), tmp_path / "enc", resume=True
+    )
+    pretrain(images, slow, tmp_path / "straight")
+    assert same(tmp_path / "enc", tmp_path / "straight")
+
+
+def test_what_cannot_be_resumed_is_said(images, whole, tmp_path):
+    out = whole[0]
+    with pytest.raises(InputError, match="not empty"):
+        pretrain(images, config(images), out)
+    with pytest.raises(InputError, match="another config or other images"):
+        pretrain(images, config(images, "training.epochs=4"), out, resume=True)
+    with pytest.raises(Stop):
+        pretrain(images, config(images), tmp_path / "enc", emit=stopping_at(2))
+    fewer = ImageSet(images.ids, images.source, "another hash", images.values)
+    with pytest.raises(InputError, match="another config or other images"):
+        pretrain(fewer, config(images), tmp_path / "enc", resume=True)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="something that is not a run"):
+        pretrain(images, config(images), tmp_path / "else", resume=True)
+
+
+def test_a_broken_image_is_counted_in_a_resumed_run_too(tmp_path):
+    found = open_images(write_images(tmp_path / "images.parquet", broken={3, 9}))
+    for cache in ("0", "100"):
+        out, told = tmp_path / f"enc{cache}", []
+        changed = config(found, f"training.cache_mb={cache}")
+        with pytest.raises(Stop):
+            pretrain(found, changed, out, emit=stopping_at(2))
+        result = pretrain(
+            found, changed, out, resume=True, emit=lambda name, told=told, **values: told.append(name)
+        )
+        assert sorted(result["images"]["unusable"]) == ["cover 3", "cover 9"]
+        assert all("cannot be decoded" in reason for reason in result["images"]["unusable"].values())
+        assert metrics(out)[-1]["unusable"] == 2
+
+
+def test_divergence_names_the_cause_and_keeps_the_checkpoint(images, tmp_path, monkeypatch):
+    changed = config(images)
+    before = MAE.loss
+    count = itertools.count(1)
+
+    def poisoned(self, batch, rng):
+        losses = before(self, batch, rng)
+        return losses if next(count) < 5 else {"reconstruction": losses["reconstruction"] * float("nan")}
+
+    monkeypatch.setattr(MAE, "loss", poisoned)
+    with pytest.raises(
+        DivergenceError, match=r"epoch 2 of phase pretrain(.|\n)*step 2(.|\n)*training\.base_lr"
+    ):
+        pretrain(images, changed, tmp_path / "enc")
+    assert load_encoder(tmp_path / "enc").history
+    state = load_tensors(tmp_path / "enc" / "checkpoint" / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_going_on_from_an_encoder(images, whole, tmp_path):
+    start = load_encoder(whole[0])
+    still = ["training.epochs=1", "training.base_lr=1e-12", "training.end_lr=0"]
+    short = build_pretrain_config(images, overrides=[*TINY[5:], *still], start=start.vit.config)
+    assert short.encoder == start.vit.config
+    pretrain(images, short, tmp_path / "more", start=whole[0])
+    more = load_encoder(tmp_path / "more")
+    assert len(more.history) == 2
+    for a, b in zip(more.vit.parameters(), start.vit.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-8)  # at no speed, it stays where it began
+    assert metrics(tmp_path / "more")[0]["loss"] < metrics(whole[0])[0]["loss"]  # the decoder came along
+    with pytest.raises(InputError, match="another shape"):
+        pretrain(images, config(images, "encoder.dim=32"), tmp_path / "no", start=whole[0])
+
+
+def test_the_encoder_follows_from_the_images(images):
+    found = build_pretrain_config(images).encoder
+    assert (found.image_size, found.patch_size, found.dim, found.depth) == ((16, 16), 4, 192, 12)
+    assert build_pretrain_config(images, overrides=["encoder.patch_size=8"]).encoder.grid == (2, 2)
+
+    def sized(width, height):
+        target = io.BytesIO()
+        Image.new("RGB", (width, height)).save(target, "PNG")
+        return build_pretrain_config(ImageSet(["x"], "x", "x", [target.getvalue()])).encoder
+
+    poster = sized(64, 96)
+    assert (poster.image_size, poster.patch_size) == ((96, 64), 8)
+    large = sized(1000, 1500)
+    assert (large.image_size, large.patch_size) == ((224, 144), 16)
+    assert sized(600, 600).image_size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["encoder.heads=5"], "field encoder(.|\n)*5 heads do not divide"),
+        (["encoder.image_size=[17,16]"], "do not tile"),
+        (["encoder.patch_size=16"], "too few to hide"),
+        (["mae.mask_ratio=1"], "field mae.mask_ratio"),
+        (["training.batchsize=3"], "field training.batchsize(.|\n)*not permitted"),
+        (["encoder=3"], "field encoder: not a mapping"),
+        (["training.epochs"], "not of the form key.path=value"),
+        (["training.batch_size=64"], "26 usable images are fewer than one batch of 64"),
+    ],
+)
+def test_bad_settings_are_named(images, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        pretrain(images, config(images, *changes), tmp_path / "enc")
+
+
+def test_recipes_are_told_apart(images):
+    with pytest.raises(InputError, match="no recipe 'gowalla-mf'"):
+        build_pretrain_config(images, recipe="gowalla-mf")
+    assert "gowalla-mf" in list_recipes()
+    assert not any(name.startswith(("pretrain", "refine")) for name in list_recipes())
+
+
+def test_ranks_draw_their_part_of_the_batch(monkeypatch):
+    from firstlight.vision import objective
+
+    whole = uniform(6, 5, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(objective, "world", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(objective, "rank", lambda rank=rank: rank)
+        part = uniform(3, 5, torch.Generator().manual_seed(0))
+        assert torch.equal(part, whole[3 * rank : 3 * rank + 3])

@@ -55,6 +55,10 @@ def test_encoders_are_measured_side_by_side(firstlight, place, tmp_path):
     assert len(before["linear"]["grid"]) == 4
     same = [row for row in value["paired"] if row["what"] == "same layer"]
     assert len(same) == 2 * 20
+    assert [row["after"]["encoder"] for row in value["paired"] if row["what"] == "linear probe"] == [
+        "after",
+        "random start",
+    ]
     assert {row["before"]["encoder"] for row in value["paired"]} == {"before"}
     assert json.loads((tmp_path / "out" / "probe.json").read_text()) == value
     assert (tmp_path / "out" / "depth.png").read_bytes().startswith(b"\x89PNG")
@@ -79,6 +83,7 @@ def test_the_table_says_what_was_measured(firstlight, place):
     assert "3, after the norm" in shown.out
     assert "clusters: ACC" in shown.out
     assert "fine-tuned" in shown.out
+    assert "before: best at block" in shown.out
     assert "linear" not in shown.out
 
 

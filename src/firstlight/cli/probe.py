@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,24 +81,22 @@ def probe(
     given |= {} if ks is None else {"knn.k": tuple(integers(ks, "-k"))}
     from firstlight.evaluation.encoder_config import ProbeConfig
     from firstlight.evaluation.encoder_data import open_labelled
+    from firstlight.training.process import use_threads
 
     config = validated(ProbeConfig, _nested(given))
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    loaded = _load(encoders, config.seed if random_control else None)
-    labelled = open_labelled(
-        images,
-        split,
-        image_column=image_column,
-        id_column=id_column,
-        label_column=label_column,
-        holdout=config.holdout,
-        ratio=config.long_tailed,
-        seed=config.seed,
-    )
-    value = _measure(loaded, labelled, config, wanted)
+    with use_threads(threads):
+        loaded = _load(encoders, config.seed if random_control else None)
+        labelled = open_labelled(
+            images,
+            split,
+            image_column=image_column,
+            id_column=id_column,
+            label_column=label_column,
+            holdout=config.holdout,
+            ratio=config.long_tailed,
+            seed=config.seed,
+        )
+        value = _measure(loaded, labelled, config, wanted)
     value["encoder_files"] = [str(path) for path in encoders]
     if out is not None:
         _write(out, value)
@@ -177,11 +176,7 @@ def _draw(target: Console, value: dict[str, Any], out: Path | None) -> None:
         target.print(f"{about['left_out']:,} images left out: they cannot be read")
     if "knn" in value["tasks"]:
         _draw_knn(target, value)
-    rows = [row for encoder in value["encoders"] for row in _other_rows(encoder)]
-    if rows:
-        draw_table(
-            target, ["encoder", "measure", "features", "value", "±", "note"], rows, title="\nother protocols"
-        )
+    _draw_others(target, value)
     if out is not None:
         target.print(f"\nwritten to {out}")
 
@@ -216,6 +211,8 @@ def _draw_knn(target: Console, value: dict[str, Any]) -> None:
     pixels = next((row for row in value["pixels"] if row["k"] == k), None)
     if pixels is not None:
         target.print(f"raw pixels: {_percent(pixels)}")
+    for encoder in encoders:
+        target.print(_course(encoder, k))
     for row in value["paired"]:
         if row["k"] == k and row["what"] != "same layer":
             after, before = row["after"], row["before"]
@@ -225,31 +222,56 @@ def _draw_knn(target: Console, value: dict[str, Any]) -> None:
             )
 
 
-def _other_rows(encoder: dict[str, Any]) -> list[list[Any]]:
-    name, rows = encoder["name"], []
+def _course(encoder: dict[str, Any], k: int) -> str:
+    """Where an encoder is best, and whether it falls towards its end."""
+    words = {True: "never falls", False: "falls somewhere", None: "was not measured everywhere"}
+    ends = [f"{how}: {words[rise]}" for how, rise in encoder["rises_over_last_third"][str(k)].items()]
+    best = _where(encoder["best"][str(k)])
+    return f"{encoder['name']}: best at {best}; over the last third of the blocks, {', '.join(ends)}"
+
+
+def _draw_others(target: Console, value: dict[str, Any]) -> None:
+    """One row a measure, one column an encoder."""
+    encoders = value["encoders"]
+    cells = [{(measure, where): shown for measure, where, shown in _others(e)} for e in encoders]
+    keys = list(dict.fromkeys(key for column in cells for key in column))
+    if not keys:
+        return
+    header = ["measure", "features", *(encoder["name"] for encoder in encoders)]
+    body = [[*key, *(column.get(key) for column in cells)] for key in keys]
+    draw_table(target, header, body, title="\nother protocols")
+    if "low-shot" in value["tasks"]:
+        target.print("few labels: logistic regression; mean and deviation over draws of the labelled images")
+    if "clusters" in value["tasks"]:
+        target.print(
+            "clusters: k-means of the queries; silhouette and Davies–Bouldin are of the true classes"
+        )
+    for row in value["paired"]:
+        if row["k"] is None:
+            change = f"{100 * row['difference']:+.2f} points, z {row['z']:+.1f}"
+            pair = f"{row['after']['encoder']} against {row['before']['encoder']}"
+            target.print(f"{row['what']}: {pair}: {change}")
+
+
+def _others(encoder: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Measure, features, value."""
     if "linear" in encoder:
         linear = encoder["linear"]
-        note = f"learning rate {linear['chosen']['learning_rate']:g}, chosen on a part of the bank"
-        shown = [100 * linear["accuracy"], 100 * linear["standard_error"]]
-        rows.append([name, "linear probe, %", linear["chosen"]["input"], *shown, note])
-        best = 100 * linear["best_on_queries"]
-        rows.append([name, "linear probe, %", "any", best, None, "best on the queries, as papers report it"])
+        yield "linear probe, %", "chosen on a part of the bank", _percent(linear)
+        best = f"{100 * linear['best_on_queries']:.2f}"
+        yield "linear probe, %", "best on the queries, as papers have it", best
     for entry in encoder.get("low_shot", []):
         deviation = entry["deviation"]
-        shown = [100 * entry["accuracy"], None if deviation is None else 100 * deviation]
-        note = f"{entry['images']} labels; mean and deviation of {len(entry['splits'])} draws"
-        rows.append([name, f"{entry['labels']}, %", _where(entry), *shown, note])
+        spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+        labels = entry["labels"].replace(" %", " % of the labels")
+        yield f"{labels}, %", _where(entry), f"{100 * entry['accuracy']:.2f}{spread}"
     for entry in encoder.get("clusters", []):
-        for key, label in (("accuracy", "clusters: ACC"), ("nmi", "NMI"), ("ami", "AMI"), ("ari", "ARI")):
-            rows.append([name, f"{label}, %", _where(entry), 100 * entry[key], None, "k-means"])
-        rows.append([name, "silhouette", _where(entry), entry["silhouette"], None, "of the true classes"])
-        note = "of the true classes; lower is better"
-        rows.append([name, "Davies–Bouldin", _where(entry), entry["davies_bouldin"], None, note])
+        for key, label in (("accuracy", "ACC"), ("nmi", "NMI"), ("ami", "AMI"), ("ari", "ARI")):
+            yield f"clusters: {label}, %", _where(entry), f"{100 * entry[key]:.2f}"
+        yield "silhouette", _where(entry), f"{entry['silhouette']:.3f}"
+        yield "Davies–Bouldin (lower is better)", _where(entry), f"{entry['davies_bouldin']:.2f}"
     if "finetuned" in encoder:
-        tuned = encoder["finetuned"]
-        shown = [100 * tuned["accuracy"], 100 * tuned["standard_error"]]
-        rows.append([name, "fine-tuned, %", "all weights", *shown, "last epoch"])
-    return rows
+        yield "fine-tuned, %", "all weights", _percent(encoder["finetuned"])
 
 
 def _key(row: dict[str, Any]) -> tuple[int, bool, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 #: Learning rates of the probe grid, for a batch of 256 (§4.2).
@@ -88,6 +90,8 @@ class ProbeConfig(_Config):
 
     seed: int = 0
     """Of every draw: splits, starts, order."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where encoders run; ``auto`` takes a GPU if there is one."""
     blocks: tuple[int, ...] | None = None
     """Blocks whose output is measured, counted from 0; all if None. The last four and the output always are."""
     holdout: float = Field(0.2, gt=0, lt=1)

@@ -34,7 +34,7 @@ def standardised(bank: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """
     deviation, mean = torch.std_mean(bank, dim=0, correction=min(1, len(bank) - 1))
     scale = torch.where(deviation <= _EPSILON * mean.abs(), 0.0, 1 / (deviation + _EPSILON))
-    return (bank - mean) * scale, (queries - mean) * scale
+    return (bank - mean).mul_(scale), (queries - mean).mul_(scale)
 
 
 def knn_classify(
@@ -69,7 +69,9 @@ def knn_classify(
     found = {k: np.empty(len(queries), np.int64) for k in cuts}
     if not cuts:
         return found
-    bank, queries = (F.normalize(rows, dim=1) for rows in standardised(bank, queries))
+    bank, queries = standardised(bank, queries)
+    for part in (bank, queries):
+        F.normalize(part, dim=1, out=part)
     classes = torch.from_numpy(labels).to(bank.device)
     for rows, best in blocked_top_k(queries, bank, cuts[-1], block=block):
         votes = _votes(best.scores, temperature)

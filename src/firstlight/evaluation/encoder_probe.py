@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from firstlight.core.errors import InputError
@@ -108,8 +109,10 @@ def probe_encoders(
     results: list[EncoderResult] = []
     pixels: dict[int, BoolArray] = {}
     truth, n_bank, left_out = images.queries.labels, len(images.bank.rows), 0
+    device = _device(config)
     for name, encoder in encoders.items():
         emit("message", text=f"measuring {name}")
+        encoder.vit.to(device)
         layers = encoder_layers(encoder, config.blocks)
         bank = extract(encoder, images.bank.images, images.bank.rows, layers, emit)
         queries = extract(encoder, images.queries.images, images.queries.rows, layers, emit)
@@ -128,7 +131,15 @@ def probe_encoders(
         if "finetune" in tasks:
             right = finetune(encoder, images, config.finetune, config.seed, emit)
             results[-1] = replace(results[-1], finetuned=right)
+        encoder.vit.cpu()
     return ProbeResult(results, pixels, truth, n_bank, left_out)
+
+
+def _device(config: ProbeConfig) -> torch.device:
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise InputError("device is 'cuda', and PyTorch sees no GPU", hint="use 'auto' or 'cpu'")
+    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
 
 
 @dataclass(frozen=True, eq=False)

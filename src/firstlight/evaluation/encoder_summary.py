@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -79,25 +81,43 @@ def rises(encoder: EncoderResult, pooling: str, k: int) -> bool | None:
 
 
 def compare(before: EncoderResult, after: EncoderResult) -> list[dict[str, Any]]:
-    """Paired tests of ``after`` against ``before``: layer by layer, and each last block against the best before."""
+    """Paired tests of ``after`` against ``before``.
+
+    k-NN layer by layer, each last block against the best layer before, linear probes, fine-tuned encoders.
+    """
     shared = [(layer, layer, "same layer") for layer in before.knn if layer in after.knn]
     rows = []
     for k in next(iter(before.knn.values()), {}):
         best = best_layer(before, k)
         tests = [*shared, *((best, layer, LAST_AGAINST_BEST) for layer in after.last())]
         for old, new, what in tests:
-            a, b = before.knn[old][k], after.knn[new][k]
-            rows.append(
-                {
-                    "what": what,
-                    "k": k,
-                    "before": {"encoder": before.name, **place(old, before.depth)},
-                    "after": {"encoder": after.name, **place(new, after.depth)},
-                    "difference": float(b.mean() - a.mean()),
-                    "z": paired_z(a, b),
-                }
-            )
+            ends = place(old, before.depth), place(new, after.depth)
+            rows.append(_test(what, before, after, before.knn[old][k], after.knn[new][k], k, *ends))
+    if before.linear is not None and after.linear is not None:
+        rows.append(_test("linear probe", before, after, before.linear.correct, after.linear.correct))
+    if before.finetuned is not None and after.finetuned is not None:
+        rows.append(_test("fine-tuned", before, after, before.finetuned, after.finetuned))
     return rows
+
+
+def _test(
+    what: str,
+    before: EncoderResult,
+    after: EncoderResult,
+    old: BoolArray,
+    new: BoolArray,
+    k: int | None = None,
+    old_place: Mapping[str, Any] = MappingProxyType({}),
+    new_place: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    return {
+        "what": what,
+        "k": k,
+        "before": {"encoder": before.name, **old_place},
+        "after": {"encoder": after.name, **new_place},
+        "difference": float(new.mean() - old.mean()),
+        "z": paired_z(old, new),
+    }
 
 
 def _encoder(encoder: EncoderResult, pixels: dict[int, BoolArray]) -> dict[str, Any]:

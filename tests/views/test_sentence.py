@@ -99,7 +99,7 @@ def test_scaled_by_warm_items_only(library, folder):
     one = ViewSet.fit(config(folder), catalogue(), WARM).views["sentence"]
     two = ViewSet.fit(config(folder), catalogue([*TITLES[:6], "league", "league"]), WARM).views["sentence"]
     np.testing.assert_array_equal(one.scaler.mean, two.scaler.mean)
-    raw = sentence._loaded(folder, one.digest).rows([t for t in TITLES[:6] if t], 1)
+    raw = sentence._loaded(folder, one.digest).rows([t for t in TITLES[:6] if t])
     np.testing.assert_allclose(one.scaler.mean, raw.mean(axis=0), rtol=1e-6)
 
 
@@ -113,13 +113,6 @@ def test_an_item_alone_gives_the_same_bits(library, folder):
         assert alone.present[0] == whole.present[row]
 
 
-def test_batches_are_the_users_choice(library, folder):
-    views = ViewSet.fit(config(folder, batch_size=4), catalogue(), WARM)
-    whole = views.transform(catalogue())["sentence"].values
-    sentence._loaded.cache_clear()
-    assert not np.array_equal(views.transform(catalogue(["cat"]))["sentence"].values[0], whole[6])
-
-
 def test_equal_texts_are_encoded_once(library, folder):
     views = ViewSet.fit(config(folder), catalogue(["cat", "cat", "goal", "cat"]), np.ones(4, np.bool_))
     encoder = sentence._loaded(folder, views.views["sentence"].digest)
@@ -130,8 +123,8 @@ def test_equal_texts_are_encoded_once(library, folder):
 def test_memory_is_bounded(library, folder, monkeypatch):
     monkeypatch.setattr(sentence, "_REMEMBERED_BYTES", 3 * 16)  # three rows of four floats
     encoder = sentence._loaded(folder, sentence.encoder_hash(folder))
-    first = encoder.rows(["cat", "goal"], 1)
-    np.testing.assert_array_equal(encoder.rows(["keeper", "cat", "league"], 1)[1], first[0])
+    first = encoder.rows(["cat", "goal"])
+    np.testing.assert_array_equal(encoder.rows(["keeper", "cat", "league"])[1], first[0])
     assert set(encoder._known) == {"cat", "goal"}
 
 

@@ -79,9 +79,6 @@ class SentenceConfig(ScaleConfig):
     columns: tuple[str, ...] | None = None
     """Columns to read, joined to one text in the table's order; as in :class:`TextConfig`."""
 
-    batch_size: int = Field(1, ge=1)
-    """Texts encoded at once. More are faster, but a row then hangs by a rounding on the texts beside it."""
-
 
 class CoverConfig(ScaleConfig):
     """Covers as statistics of colour and edges: what can be seen without a trained encoder."""

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from firstlight.core.distributed import average_gradients
+from firstlight.core.distributed import average_gradients, gather
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
@@ -211,7 +211,9 @@ class EncoderPhase:
         rng = torch_stream(self.config.seed, self.name, "step", step)
         with self._autocast():
             losses = self.objective.loss(batch, rng)
-        values = {name: float(value.detach()) for name, value in losses.items()}
+        # The mean over ranks: what one process would see, and the same on all, so that all stop together.
+        means = gather(torch.stack([value.detach().float() for value in losses.values()])[None]).mean(dim=0)
+        values = dict(zip(losses, means.tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise self._diverged(f"the loss became {values} in step {self.progress.step + 1}")
         self.optimiser.zero_grad()

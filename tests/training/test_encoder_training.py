@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import resources
 
 import numpy as np
 import polars as pl
@@ -310,6 +311,14 @@ def test_recipes_are_told_apart(images):
         build_pretrain_config(images, recipe="gowalla-mf")
     assert "gowalla-mf" in list_recipes()
     assert not any(name.startswith(("pretrain", "refine")) for name in list_recipes())
+
+
+@pytest.mark.parametrize("recipe", list_recipes("pretrain"))
+def test_every_recipe_is_valid_and_says_how_to_run_it(images, recipe):
+    text = (resources.files("firstlight") / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    assert text.startswith("# firstlight pretrain IMAGES ")
+    assert f"--recipe {recipe} " in text.splitlines()[0]
+    assert build_pretrain_config(images, recipe=recipe).training.epochs >= 100
 
 
 def test_ranks_draw_their_part_of_the_batch(monkeypatch):

@@ -12,6 +12,7 @@ from firstlight.core.errors import MissingExtraError
 EXTRAS: dict[str, tuple[str, str]] = {
     "plot": ("matplotlib", "pictures of curves, popularity groups and temperatures"),
     "text": ("sentence_transformers", "texts through a sentence encoder"),
+    "video": ("av", "clips"),
     "ann": ("faiss", "approximate content neighbours"),
 }
 

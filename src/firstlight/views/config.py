@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -102,6 +102,27 @@ class CoverConfig(ScaleConfig):
     """Covers with larger files are refused unread."""
 
 
+class EncoderConfig(ScaleConfig):
+    """Covers through an encoder of ``firstlight pretrain`` or ``refine``, or through a foreign checkpoint."""
+
+    path: str | None = None
+    """Folder of an encoder, or a checkpoint file, on this machine; None: no such view. A run keeps the weights, so
+    that new items go through the same encoder."""
+
+    tokens: Literal["class", "mean"] | None = None
+    """What stands for a picture: the class token or the mean of the patches. None: as the encoder says."""
+
+
+class ClipConfig(EncoderConfig):
+    """Clips through an encoder (extra ``video``): the mean over frames."""
+
+    seconds: float = Field(1.0, gt=0)
+    """Distance between the frames that are read."""
+
+    most_frames: int = Field(32, ge=1)
+    """Frames read of a clip, from its start."""
+
+
 class FeatureConfig(ScaleConfig):
     """Ready-made features."""
 
@@ -116,9 +137,10 @@ class ViewsConfig(BaseModel):
 
     use: tuple[str, ...] | None = None
     """Views by name, in the order models get them; None: every view that the catalogue has: each ready-made feature
-    by its name, ``text`` if there are texts, ``sentence`` if an encoder is given besides, ``cover`` if there are
-    covers. Where a ready-made feature is called ``text``, ``sentence`` or ``cover``, the view made here is called
-    ``text-words``, ``sentence-encoder`` or ``cover-pixels``."""
+    by its name, ``text`` if there are texts, ``sentence`` if an encoder of them is given besides, ``cover`` if there
+    are covers, ``encoder`` and ``clip`` if encoders of covers and clips are given. Where a ready-made feature is called
+    ``text``, ``sentence``, ``cover``, ``encoder`` or ``clip``, the view made here is called ``text-words``,
+    ``sentence-encoder``, ``cover-pixels``, ``encoder-covers`` or ``clip-frames``."""
 
     text: TextConfig = TextConfig()
     """The view of the words in texts."""
@@ -129,8 +151,19 @@ class ViewsConfig(BaseModel):
     cover: CoverConfig = CoverConfig()
     """The view of the covers."""
 
+    encoder: EncoderConfig = EncoderConfig()
+    """The view of the covers as a vision transformer sees them. A text in its place is the path."""
+
+    clip: ClipConfig = ClipConfig()
+    """The view of the clips, likewise."""
+
     features: FeatureConfig = FeatureConfig()
     """All ready-made features."""
+
+    @field_validator("encoder", "clip", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
 
     @field_validator("use")
     @classmethod

@@ -22,26 +22,39 @@ from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, View, count_items
 from firstlight.views.config import ViewsConfig
 from firstlight.views.cover import CoverView
+from firstlight.views.encoder import ClipView, EncoderView, check_vision, vision_hash
 from firstlight.views.features import FeatureView
 from firstlight.views.sentence import SentenceView, check_encoder, encoder_hash
 from firstlight.views.text import TextView, chosen_columns
 
 MANIFEST = "views.json"
 FORMAT_VERSION = 1
-_KINDS = {kind.kind: kind for kind in (FeatureView, TextView, SentenceView, CoverView)}
+_KINDS = {kind.kind: kind for kind in (FeatureView, TextView, SentenceView, CoverView, EncoderView, ClipView)}
 
 
 def available_views(config: ViewsConfig, catalogue: Catalogue) -> dict[str, str]:
-    """Names of the views that a catalogue can have → their kind (``feature``, ``text``, ``sentence``, ``cover``)."""
+    """Names of the views that a catalogue can have → their kind (``feature``, ``text``, ``sentence``, ``cover``, …)."""
     found = dict.fromkeys(catalogue.features, FeatureView.kind)
     if chosen_columns(config.text, catalogue.items):
         found["text-words" if "text" in found else "text"] = TextView.kind
     if config.sentence.path is not None and chosen_columns(config.sentence, catalogue.items):
         check_encoder(config.sentence)
         found["sentence-encoder" if "sentence" in found else "sentence"] = SentenceView.kind
-    if "cover" in catalogue.items.columns and catalogue.items["cover"].null_count() < catalogue.items.height:
+    if _has(catalogue, "cover"):
         found["cover-pixels" if "cover" in found else "cover"] = CoverView.kind
+    for own, view, name, other in (
+        (config.encoder, EncoderView, "encoder", "encoder-covers"),
+        (config.clip, ClipView, "clip", "clip-frames"),
+    ):
+        if own.path is not None and _has(catalogue, view.column):
+            check_vision(own)
+            found[other if name in found else name] = view.kind
     return found
+
+
+def _has(catalogue: Catalogue, column: str) -> bool:
+    items = catalogue.items
+    return column in items.columns and items[column].null_count() < items.height
 
 
 def chosen_views(config: ViewsConfig, catalogue: Catalogue) -> dict[str, str]:
@@ -62,8 +75,8 @@ def chosen_views(config: ViewsConfig, catalogue: Catalogue) -> dict[str, str]:
         if name not in available:
             near = difflib.get_close_matches(name, available, n=1)
             guess = f"did you mean {near[0]!r}? " if near else ""
-            if name == "sentence" and config.sentence.path is None:
-                guess = "views.sentence.path names the folder of an encoder; "
+            if getattr(getattr(config, name, None), "path", "") is None:
+                guess = f"views.{name}.path names the encoder; "
             raise InputError(
                 f"the items have no view {name!r}", hint=f"{guess}they have: {', '.join(available)}"
             )
@@ -76,7 +89,9 @@ def outside_hashes(config: ViewsConfig) -> list[str]:
     Raises:
         InputError: It is not there.
     """
-    return [] if config.sentence.path is None else [encoder_hash(config.sentence.path)]
+    found = [] if config.sentence.path is None else [encoder_hash(config.sentence.path)]
+    pictures = {own.path for own in (config.encoder, config.clip) if own.path is not None}
+    return found + [vision_hash(path) for path in sorted(pictures)]
 
 
 class ViewSet:
@@ -252,6 +267,10 @@ def _fit_one(
         return SentenceView.fit(config.sentence, catalogue, warm)
     if kind == CoverView.kind:
         return CoverView.fit(config.cover, catalogue, warm, folder)
+    if kind == EncoderView.kind:
+        return EncoderView.fit(config.encoder, catalogue, warm, folder)
+    if kind == ClipView.kind:
+        return ClipView.fit(config.clip, catalogue, warm, folder)
     return FeatureView.fit(config.features, name, catalogue, warm)
 
 

@@ -13,7 +13,7 @@ from firstlight.data.simulate import SimulationConfig, simulate
 from firstlight.data.split import SplitOptions, split_dataset
 from firstlight.training.config import build_config
 from firstlight.training.run import train
-from firstlight.training.run_folder import load_run
+from firstlight.training.run_folder import load_run, run_hash
 
 WORLD = SimulationConfig(n_users=120, n_items=80, mean_clicks=24.0, cover_size=16)
 QUICK = ["model.dim=8", "training.epochs=4", "training.eval_every=2", "training.batch_size=64"]
@@ -50,3 +50,14 @@ def test_a_refused_run_leaves_no_folder(world, tmp_path):
     with pytest.raises(InputError, match="no view 'txt'"):
         train(world, build_config(model="mhcr", overrides=[*QUICK, "views.use=[txt]"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_another_sentence_encoder_is_another_run(world, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    reads, reads_not = (
+        build_config(model=name, overrides=[f"views.sentence.path={tmp_path}"]) for name in ("mhcr", "mf")
+    )
+    before = run_hash(reads, world), run_hash(reads_not, world)
+    (tmp_path / "config.json").write_text('{"layers": 2}')
+    assert run_hash(reads, world) != before[0]
+    assert run_hash(reads_not, world) == before[1]

@@ -14,7 +14,7 @@ from firstlight.evaluation import encoder_features
 from firstlight.evaluation.encoder_config import FinetuneConfig
 from firstlight.evaluation.encoder_data import open_labelled
 from firstlight.evaluation.encoder_features import Layer, encoder_layers, extract, small_pixels
-from firstlight.evaluation.encoder_finetune import finetune
+from firstlight.evaluation.encoder_finetune import Classifier, finetune
 from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.images import open_images
 from firstlight.vision.vit import ViT, ViTConfig, pool
@@ -144,3 +144,17 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone(folder):
     assert losses[-1] < losses[0]
     assert all(torch.equal(value, before[name]) for name, value in model.vit.state_dict().items())
     assert (finetune(model, images, config, seed=0) == right).all()
+
+
+def test_fine_tuning_slows_down_towards_the_input_and_frees_the_positions():
+    model = Classifier(encoder(), 3, torch_stream(0, "head"))
+    groups = model.groups(FinetuneConfig(layer_decay=0.5, weight_decay=0.1))
+    by_parameter = {id(p): group for group in groups for p in group["params"]}
+    assert len(by_parameter) == len(list(model.parameters()))
+    named = {name: by_parameter[id(parameter)] for name, parameter in model.named_parameters()}
+    scales = {name: named[name]["lr_scale"] for name in ("vit.pos_embed", "vit.blocks.0.mlp.fc1.weight")}
+    assert scales == {"vit.pos_embed": 0.5**5, "vit.blocks.0.mlp.fc1.weight": 0.5**4}
+    assert named["head.weight"]["lr_scale"] == named["vit.norm.weight"]["lr_scale"] == 1
+    decayed = {name for name, group in named.items() if group["weight_decay"] > 0}
+    assert "head.weight" in decayed
+    assert decayed.isdisjoint({"vit.pos_embed", "vit.cls_token", "head.bias", "vit.norm.weight"})

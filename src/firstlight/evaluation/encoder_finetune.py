@@ -24,7 +24,6 @@ from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.images import UnusableImageError
 from firstlight.vision.objective import decay_groups
 from firstlight.vision.refiner import encoder_groups
-from firstlight.vision.refiner_config import RefinerConfig
 from firstlight.vision.vit import ViT, pool
 
 IntArray = npt.NDArray[np.int64]
@@ -62,7 +61,7 @@ class Classifier(nn.Module):
 
     def groups(self, config: FinetuneConfig) -> list[dict[str, object]]:
         """Parameter groups for AdamW; each knows its share ``lr_scale`` of the learning rate."""
-        groups = encoder_groups(self.vit, RefinerConfig(layer_decay=config.layer_decay))
+        groups = encoder_groups(self.vit, config.layer_decay)
         groups += decay_groups("head", [self.head])
         return [
             {

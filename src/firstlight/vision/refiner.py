@@ -265,7 +265,7 @@ class RefineStage(_Stage):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Encoder by depth, lr_scale = d^(L − i) for block i, d^(L + 1) for the stem, 1 for norm and heads."""
-        return [*encoder_groups(self.encoder, self.config), *self._head_groups()]
+        return [*encoder_groups(self.encoder, self.config.layer_decay), *self._head_groups()]
 
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
@@ -287,10 +287,9 @@ class RefineStage(_Stage):
         return self.encoder if self.average is None else self.average
 
 
-def encoder_groups(encoder: ViT, config: RefinerConfig) -> list[ParameterGroup]:
+def encoder_groups(encoder: ViT, decay: float) -> list[ParameterGroup]:
     """Parameter groups of an encoder with layer-wise learning rates; frozen parameters are in none."""
-    depth, decay = encoder.config.depth, config.layer_decay
-    stem = _Stem(encoder)
+    depth, stem = encoder.config.depth, _Stem(encoder)
     groups = decay_groups("stem", [stem], lr_scale=decay ** (depth + 1))
     for index, block in enumerate(encoder.blocks):
         groups += decay_groups(f"block{index}", [block], lr_scale=decay ** (depth - index))

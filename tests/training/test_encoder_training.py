@@ -176,6 +176,28 @@ def test_resume_is_bit_exact(images, whole, tmp_path, step, minutes):
     assert bool(continued) == (step > 1)
 
 
+def test_i_jepa_in_the_same_loop(images, tmp_path):
+    small = [
+        "ijepa.predictor_dim=16",
+        "ijepa.predictor_heads=2",
+        "ijepa.predictor_depth=1",
+        "ijepa.min_context=4",
+    ]
+    settings = build_pretrain_config(images, objective="i-jepa", overrides=[*TINY, *small])
+    assert not settings.encoder.class_token
+    for name, stop in (("whole", 99), ("cut", 2)):
+        try:
+            pretrain(images, settings, tmp_path / name, emit=stopping_at(stop))
+        except Stop:
+            pretrain(images, settings, tmp_path / name, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    assert metrics(tmp_path / "whole")[-1]["target_std"] > 0
+    assert load_encoder(tmp_path / "cut").pooling == "mean"
+    pretrain(images, settings, tmp_path / "more", start=tmp_path / "cut")
+    assert len(load_encoder(tmp_path / "more").history) == 2
+
+
 def test_killed_in_the_middle(images, whole, tmp_path):
     """A process that is shot leaves a folder to go on from, whatever it was doing."""
     out = tmp_path / "enc"

@@ -58,7 +58,9 @@ def register(app: typer.Typer) -> None:
 def pretrain(
     images: Images,
     out: Out,
-    objective: Annotated[str | None, typer.Option(metavar="mae", help="What is predicted.")] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="mae|i-jepa", help="What is predicted: pixels, or features.")
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(metavar="ENC", help="Go on from this encoder, with a new optimiser and schedule."),

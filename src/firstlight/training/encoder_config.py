@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from firstlight.core.errors import InputError
 from firstlight.training.recipes import merge, override, read_recipe, validated
+from firstlight.vision.ijepa import IJEPAConfig
 from firstlight.vision.images import ImageSet, UnusableImageError
 from firstlight.vision.mae import MAEConfig
 from firstlight.vision.vit_config import ViTConfig
@@ -88,15 +89,19 @@ class PretrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: Literal["mae"] = "mae"
-    """What is predicted from the visible patches: the pixels of the hidden ones (``mae``)."""
+    objective: Literal["mae", "i-jepa"] = "mae"
+    """What is predicted from the visible patches: the pixels of the hidden ones (``mae``), or what a slowly moving
+    copy of the encoder makes of them (``i-jepa``)."""
 
     encoder: ViTConfig
-    """The encoder's shape. Where nothing is said, width 192, depth 12, three heads, and image and patch size by the
-    images: their median size, at most 224 px, in about 60 to 200 patches."""
+    """The encoder's shape. Where nothing is said, width 192, depth 12, three heads, a class token but for ``i-jepa``,
+    and image and patch size by the images: their median size, at most 224 px, in about 60 to 200 patches."""
 
     mae: MAEConfig = MAEConfig()
     """Settings of ``mae``."""
+
+    ijepa: IJEPAConfig = IJEPAConfig()
+    """Settings of ``i-jepa``."""
 
     training: EncoderTrainingConfig = EncoderTrainingConfig()
     """Length and steps."""
@@ -122,7 +127,7 @@ def build_pretrain_config(
     Args:
         images: What will be trained on.
         recipe: Name of a shipped recipe, or a path ending in ``.yaml``.
-        objective: ``mae``.
+        objective: ``mae`` or ``i-jepa``.
         overrides: ``key.path=value`` texts; values are YAML.
         start: Shape of the encoder that training goes on from.
 
@@ -138,6 +143,7 @@ def build_pretrain_config(
     if not isinstance(given, Mapping):
         raise InputError(f"config field encoder: not a mapping (got {given!r})", path=recipe)
     encoder: dict[str, Any] = {"dim": 192, "depth": 12, "heads": 3}
+    encoder["class_token"] = tree.get("objective") != "i-jepa"  # what is predicted there has no use for one
     if start is not None:
         encoder = start.model_dump(mode="json")
     merge(encoder, given)

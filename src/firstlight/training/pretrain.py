@@ -18,6 +18,7 @@ from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.vision.crop_config import CropConfig, crop_and_flip
 from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.ijepa import IJEPA
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.mae import MAE
@@ -82,7 +83,7 @@ def pretrain(
             history = [*earlier, {**_about(config, images), "epochs": len(run.history)}]
             has_class = config.encoder.class_token
             return Encoder(
-                objective.encoder,
+                objective.learned(),
                 mean=crops.mean,
                 std=crops.std,
                 pooling="class" if has_class else "mean",
@@ -97,19 +98,24 @@ def pretrain(
 
 def crops_of(config: PretrainConfig) -> CropConfig:
     """What the objective sees of an image."""
+    if config.objective == "i-jepa":
+        return crop_and_flip(config.encoder.image_size, config.ijepa.crop_scale, flip=0.0)
     return crop_and_flip(config.encoder.image_size, config.mae.crop_scale)
 
 
-def build_objective(config: PretrainConfig) -> MAE:
+def build_objective(config: PretrainConfig) -> MAE | IJEPA:
     """The objective with starting weights."""
     seed = config.training.seed
-    return MAE(config.mae, ViT(config.encoder, torch_stream(seed, "encoder")), torch_stream(seed, "decoder"))
+    encoder, rng = ViT(config.encoder, torch_stream(seed, "encoder")), torch_stream(seed, "decoder")
+    if config.objective == "i-jepa":
+        return IJEPA(config.ijepa, encoder, rng)
+    return MAE(config.mae, encoder, rng)
 
 
-def _take_over(objective: MAE, start: Path, known: Encoder) -> None:
+def _take_over(objective: MAE | IJEPA, start: Path, known: Encoder) -> None:
     """Copy weights: of the whole objective where its checkpoint is there, else of the encoder."""
     try:
-        objective.encoder.load_state_dict(known.vit.state_dict())
+        objective.start_from(known.vit.state_dict())
     except RuntimeError as error:
         raise InputError(
             "this encoder has another shape than the config says",
@@ -141,7 +147,7 @@ def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _facts(config: PretrainConfig, objective: MAE, loader: ImageLoader) -> dict[str, Any]:
+def _facts(config: PretrainConfig, objective: MAE | IJEPA, loader: ImageLoader) -> dict[str, Any]:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return {
         "what": f"pre-training by {config.objective}",

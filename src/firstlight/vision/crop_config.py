@@ -91,9 +91,11 @@ class CropConfig(BaseModel):
         return [view for view in self.views for _ in range(view.count)]
 
 
-def crop_and_flip(size: tuple[int, int], scale: tuple[float, float] = (0.2, 1.0)) -> CropConfig:
-    """One crop, mirrored half the time: what MAE trains on."""
-    return CropConfig(views=(ViewConfig(size=size, scale=scale),))
+def crop_and_flip(
+    size: tuple[int, int], scale: tuple[float, float] = (0.2, 1.0), *, flip: float = 0.5
+) -> CropConfig:
+    """One crop, mirrored half the time: what MAE trains on (I-JEPA: never mirrored)."""
+    return CropConfig(views=(ViewConfig(size=size, scale=scale, flip=flip),))
 
 
 def multi_crop(

@@ -168,3 +168,11 @@ class MAE(nn.Module):
     def figures(self) -> dict[str, float]:
         """Nothing beside the loss."""
         return {}
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Take over the weights of an encoder."""
+        self.encoder.load_state_dict(state)
+
+    def learned(self) -> ViT:
+        """What the run is for: the encoder."""
+        return self.encoder

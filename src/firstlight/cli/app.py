@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import firstlight
-from firstlight.cli import data, probe, ranking, refine, serving, system, training, vision
+from firstlight.cli import data, embed, probe, ranking, refine, serving, system, training, vision
 from firstlight.cli.exits import OK, report
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def options(
     """Recommendations that work for items nobody has clicked yet."""
 
 
-for room in (system, data, training, ranking, serving, vision, refine, probe):
+for room in (system, data, training, ranking, serving, vision, refine, embed, probe):
     room.register(app)
 
 

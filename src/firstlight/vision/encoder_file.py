@@ -110,11 +110,20 @@ class Encoder:
         Raises:
             InputError: There is no class token.
         """
-        how = tokens or self.pooling
-        if how == "class" and not self.vit.config.class_token:
-            raise InputError("this encoder has no class token", hint="ask for the mean of the patches")
+        how = self.kind_of_row(tokens)
         out: Tensor = self.vit(images)
         return out[:, self.vit.prefix :] if how == "patches" else pool(out, self.vit.prefix, how)
+
+    def kind_of_row(self, tokens: Tokens | None) -> Tokens:
+        """``tokens``, or what ``pooling`` says in their place.
+
+        Raises:
+            InputError: There is no class token.
+        """
+        how: Tokens = tokens or self.pooling
+        if how == "class" and not self.vit.config.class_token:
+            raise InputError("this encoder has no class token", hint="ask for the mean of the patches")
+        return how
 
     def state_hash(self) -> str:
         """SHA-256 over weights and everything else that decides a feature (licence and history apart)."""

@@ -1,0 +1,107 @@
+"""The command ``embed``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firstlight.cli.options import command, one_of
+from firstlight.cli.output import Answer, draw_pairs, say
+from firstlight.cli.vision import IdColumn, ImageColumn, Images, Part
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TOKENS = ("class", "mean", "patches")
+DEVICES = ("auto", "cpu", "cuda")
+#: Unusable images that are named; the rest are counted.
+NAMED = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    command(app, "embed", interrupted="the same command goes on where it stopped")(embed)
+
+
+def embed(
+    images: Images,
+    encoder: Annotated[
+        Path,
+        typer.Option(metavar="ENC", help="Folder of an encoder, or a checkpoint file of another project."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DATASET_OR_FOLDER",
+            help="A dataset folder, which gets the feature, or a new one with the images as items.",
+        ),
+    ],
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(TOKENS), help="What stands for an image; by default as the encoder says."
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the feature.")] = "encoder",
+    image_column: ImageColumn = None,
+    id_column: IdColumn = None,
+    split: Part = None,
+    threads: Annotated[int | None, typer.Option(help="Images at a time on a CPU.")] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="|".join(DEVICES), help="Where the encoder runs; auto: a GPU if there is one."),
+    ] = "auto",
+) -> Answer:
+    """Run images through an encoder and keep a row of features for each; an interrupted run goes on."""
+    for value, allowed, option in ((tokens, TOKENS, "--tokens"), (device, DEVICES, "--device")):
+        if value is not None:
+            one_of(value, allowed, option)
+    import torch
+
+    from firstlight.views.embed import embed as run
+    from firstlight.vision.encoder_file import load_encoder
+    from firstlight.vision.images import open_images
+
+    found = open_images(images, image_column=image_column, id_column=id_column, split=split)
+    loaded = load_encoder(encoder)
+    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    loaded.vit.to("cuda" if gpu else "cpu")
+    result = run(found, loaded, out, name=name, tokens=tokens, threads=threads, emit=_Progress())  # type: ignore[arg-type]  # checked by one_of
+    return Answer(result, lambda console: _draw(console, result))
+
+
+class _Progress:
+    """Says how far it is, now and then, and names the first unusable images."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._named = 0
+        self._pause = 1.0 if sys.stderr.isatty() else 10.0
+
+    def __call__(self, event: str, /, **values: Any) -> None:
+        if event == "message":
+            self._named += 1
+            if self._named <= NAMED:
+                say(str(values["text"]))
+        elif event == "images" and time.monotonic() - self._said > self._pause:
+            self._said = time.monotonic()
+            say(f"{values['done']:,} of {values['total']:,} images")
+
+
+def _draw(target: Console, result: dict[str, Any]) -> None:
+    facts: dict[str, Any] = {
+        "images": result["images"],
+        "width of a row": result["dim"],
+        "images a second": result["images_per_second"],
+    }
+    if result["unusable"]:
+        facts["unusable images"] = len(result["unusable"])
+    if result["images_that_are_no_items"]:
+        facts["images that are no items"] = result["images_that_are_no_items"]
+    draw_pairs(target, {name: value for name, value in facts.items() if value is not None})
+    state = "was there already" if result["already_there"] else "is"
+    target.print(f"feature {result['feature']} {state} in {result['dataset']}")

@@ -63,8 +63,8 @@ def test_what_is_refused(folder, tmp_path):
         add_feature(folder, "new", [], (5, 3), extractor="", origin={})
     with pytest.raises(ValueError, match="6 rows were given"):
         add(folder, sizes=(3, 3))
+    wide = (np.ones((7, 4), np.float32), PRESENT)
     with pytest.raises(ValueError, match="block"):
-        wide = (np.ones((7, 4), np.float32), PRESENT)
         add_feature(folder, "new", [wide], (7, 3), extractor="", origin={})
     assert not (folder / "features" / "new.safetensors").exists()
     with pytest.raises(InputError):

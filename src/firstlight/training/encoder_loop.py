@@ -28,7 +28,7 @@ from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_optimiser import GroupAdamW, warmup_cosine
 from firstlight.training.optimisers import all_finite
 from firstlight.vision.loader import ImageLoader
-from firstlight.vision.objective import Objective
+from firstlight.vision.objective import ImageBatch, Objective
 
 #: Steps between "step" events.
 _PROGRESS_STEPS = 5
@@ -162,7 +162,7 @@ class EncoderPhase:
         progress, per_epoch = self.progress, self.loader.steps
         started = time.perf_counter()
         for batch in self.loader.epoch(progress.epoch, progress.step):
-            self._step(batch.to(self.device))
+            self.update(batch.to(self.device))
             progress.step += 1
             if progress.step % _PROGRESS_STEPS == 0 or progress.step == 1:
                 self.emit(
@@ -206,7 +206,15 @@ class EncoderPhase:
         warmup = config.warmup_steps(per_epoch)
         return warmup_cosine(step, self.total_steps, warmup, config.peak_lr, config.end_lr)
 
-    def _step(self, batch: Any) -> None:
+    def update(self, batch: ImageBatch) -> None:
+        """One step where the progress stands (which :meth:`run` moves on).
+
+        Args:
+            batch: On the phase's device.
+
+        Raises:
+            DivergenceError: A loss is not finite.
+        """
         step = self.progress.epoch * self.loader.steps + self.progress.step
         rng = torch_stream(self.config.seed, self.name, "step", step)
         with self._autocast():
@@ -217,7 +225,7 @@ class EncoderPhase:
         if not all(map(math.isfinite, values.values())):
             raise self._diverged(f"the loss became {values} in step {self.progress.step + 1}")
         self.optimiser.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         average_gradients(parameter for group in self.groups for parameter in group.parameters)
         self.optimiser.step(self._rate(step))
         self.objective.after_step(step, self.total_steps)

@@ -51,7 +51,7 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 class Drawn(ImageSet):
     """As many images as one likes, made up at once."""
 
-    def load(self, row: int) -> Image.Image:
+    def load(self, row: int, covers: tuple[int, int] | None = None) -> Image.Image:
         rng = np.random.default_rng(row)
         return Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
 

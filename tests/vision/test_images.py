@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from firstlight.core.errors import InputError
-from firstlight.vision.images import UnusableImageError, open_images
+from firstlight.vision.images import ImageSet, UnusableImageError, open_images
 
 
 def picture(shade, size=(10, 8)):
@@ -135,6 +135,20 @@ def test_covers_of_a_data_folder(tmp_path):
     assert found.load(0).getpixel((0, 0))[0] == 50
     with pytest.raises(UnusableImageError, match=r"gone\.png' is missing"):
         found.load(1)
+
+
+def test_large_images_are_shrunk_until_they_just_cover(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 4, 3), dtype=np.uint8)).resize((400, 600), 3)
+    values = [encode(smooth, kind) for kind in ("JPEG", "PNG")]
+    sides = ImageSet(["a", "b"], "here", "hash", values)
+    for row in (0, 1):
+        assert sides.load(row).size == (400, 600)
+        assert sides.load(row, (60, 80)).size == (80, 120)
+        assert sides.load(row, (150, 20)).size == (100, 150)
+        assert sides.load(row, (700, 10)).size == (400, 600)  # never made larger
+        plain = np.asarray(smooth.resize((80, 120), 3)).astype(int)
+        assert np.abs(np.asarray(sides.load(row, (60, 80))).astype(int) - plain).mean() < 4
 
 
 def test_real_images(real_data):

@@ -107,6 +107,16 @@ def test_images_beyond_the_budget_are_not_kept():
         assert np.array_equal(kept.pixels[row].numpy().transpose(0, 2, 1), np.asarray(images.load(row)))
 
 
+def test_large_images_are_kept_small():
+    large = image_set(6, side=200)
+    loader = ImageLoader(large, CROPS, 4, 0, cache_bytes=6 * 3 * 32 * 32)
+    assert loader.cache.pixels.shape == (6, 32, 3, 32)  # twice the global crop
+    made = next(iter(loader.epoch(0)))
+    on_pillow = next(iter(ImageLoader(large, CROPS, 4, 0, cache_bytes=0).epoch(0)))
+    assert torch.equal(made.rows, on_pillow.rows)
+    assert (made.views[0] - on_pillow.views[0]).abs().mean() < 0.1
+
+
 def test_too_few_images(monkeypatch):
     with pytest.raises(InputError, match=r"here: 3 usable images are fewer(.|\n)*training\.batch_size=2"):
         ImageLoader(image_set(4, broken={0}), CROPS, 4, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +57,13 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def load(self, row: int) -> Image.Image:
-        """One image as RGB, turned upright, at its own size.
+    def load(self, row: int, covers: tuple[int, int] | None = None) -> Image.Image:
+        """One image as RGB, turned upright.
+
+        Args:
+            row: Which.
+            covers: Height and width; a larger image is shrunk until it just covers them, which makes decoding a
+                large JPEG several times faster. None: its own size.
 
         Raises:
             UnusableImageError: It cannot be read or decoded; the message says why.
@@ -65,7 +71,15 @@ class ImageSet:
         content = image_bytes(self.values[row], self.folder)
         if content is None:
             raise UnusableImageError("there is no picture")
-        return decode_rgb(content)
+        if covers is None:
+            return decode_rgb(content)
+        side = max(covers)  # whichever way the picture is turned
+        image = decode_rgb(content, at_least=(side, side))
+        scale = max(covers[0] / image.height, covers[1] / image.width)
+        if scale >= 1:
+            return image
+        size = (math.ceil(image.width * scale), math.ceil(image.height * scale))
+        return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def open_images(

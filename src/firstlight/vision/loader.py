@@ -48,13 +48,19 @@ class PixelCache:
     unusable: dict[int, str] = field(default_factory=dict)
 
 
-def decode_all(images: ImageSet, max_bytes: int) -> PixelCache | None:
-    """Decode a whole set, or give up as soon as it would take more than ``max_bytes``."""
+def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None = None) -> PixelCache | None:
+    """Decode a whole set, or give up as soon as it would take more than ``max_bytes``.
+
+    Args:
+        images: The set.
+        max_bytes: Most memory.
+        covers: As in :meth:`firstlight.vision.images.ImageSet.load`.
+    """
     canvas, sizes = np.zeros((0, 1, 3, 1), np.uint8), np.ones((len(images), 2), np.int64)
     unusable = {}
     for row in range(len(images)):
         try:
-            image = np.asarray(images.load(row)).transpose(0, 2, 1)
+            image = np.asarray(images.load(row, covers)).transpose(0, 2, 1)
         except UnusableImageError as error:
             unusable[row] = str(error)
             continue
@@ -68,6 +74,15 @@ def decode_all(images: ImageSet, max_bytes: int) -> PixelCache | None:
         canvas[row, : image.shape[0], :, : image.shape[2]] = image
         sizes[row] = image.shape[0], image.shape[2]
     return PixelCache(torch.from_numpy(canvas), torch.from_numpy(sizes), unusable)
+
+
+def covered(config: CropConfig) -> tuple[int, int]:
+    """Height and width that images are shrunk to cover, if they are larger: twice those of the largest crop.
+
+    Then no crop but the very smallest is made of fewer pixels than it gets, so nothing is lost that a step would see,
+    and large pictures cost no more than small ones.
+    """
+    return 2 * max(view.size[0] for view in config.views), 2 * max(view.size[1] for view in config.views)
 
 
 class ImageLoader:
@@ -107,7 +122,7 @@ class ImageLoader:
         self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
         self.workers, self.device, self.emit = workers, torch.device(device), emit
         self.unusable: dict[int, str] = {}
-        self.cache = decode_all(images, cache_bytes)
+        self.cache = decode_all(images, cache_bytes, covered(config))
         rows = np.arange(len(images))
         if self.cache is not None:
             self._report(self.cache.unusable)
@@ -216,7 +231,7 @@ class _Batches(Dataset[_Made]):
         """An image; another one takes the place of one that cannot be used, so that batches stay full."""
         for _ in range(_MOST_SUBSTITUTES):
             try:
-                return row, self.images.load(row)
+                return row, self.images.load(row, covered(self.config))
             except UnusableImageError as error:
                 unusable[row] = str(error)
                 stream = numpy_stream(self.seed, "substitute", self.epoch, row)

@@ -138,6 +138,33 @@ def test_resume_changes_no_bit(images, encoder, whole, tmp_path, moment):
     assert results[0]["temperature"] == results[1]["temperature"]
 
 
+def test_resume_in_the_middle_of_an_epoch(images, encoder, tmp_path):
+    """A checkpoint between two steps holds the sums of the epoch, the running figures and the share that is done."""
+    changes = ["training.batch_size=4", "refiner.head_weights=staggered-decay"]
+
+    def interrupt(name: str, /, **values: Any) -> None:
+        if name == "step" and (values["phase"], values["epoch"], values["step"]) == ("refine", 2, 4):
+            raise StopHere
+
+    run(images, encoder, tmp_path / "whole", *changes)
+    changes.append("training.checkpoint_minutes=1e-9")  # after every step
+    with pytest.raises(StopHere):
+        run(images, encoder, tmp_path / "cut", *changes, emit=interrupt)
+    told = []
+    run(
+        images,
+        encoder,
+        tmp_path / "cut",
+        *changes,
+        resume=True,
+        emit=lambda n, **v: told.append(v.get("text")),
+    )
+    assert "continuing phase refine after epoch 1 and 4 steps" in told
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
 def test_finished_run_is_returned(images, encoder, whole):
     again = run(images, encoder, whole, "refiner.temperature=auto", resume=True)
     assert again == json.loads((whole / "result.json").read_text())

@@ -240,7 +240,7 @@ def test_average_stays_out_of_the_forward_pass():
     with torch.no_grad():
         for parameter in other.average.parameters():
             parameter.zero_()
-    assert float(total(stage)) == float(total(other))
+    assert torch.equal(total(stage), total(other))
 
 
 def test_automatic_average_forgets_the_start():

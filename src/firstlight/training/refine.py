@@ -21,7 +21,7 @@ from firstlight.vision.encoder_file import Encoder, load_encoder
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.refiner import HeadStage, RefineStage
-from firstlight.vision.refiner_config import HeadPooling, head_specs, queue_size
+from firstlight.vision.refiner_config import HeadPooling, head_specs, queue_size, refined_specs
 from firstlight.vision.refiner_memory import KNOBS, memory_estimate
 from firstlight.vision.vit import ViT
 
@@ -85,9 +85,9 @@ def _both_stages(
     _tell(emit, "refinement, head stage", heads, loader, config.heads.epochs)
     emit("message", text=memory_text(config, known.vit, heads))
     emit("message", text=f"in the head stage {moving(heads)}")
-    phase = run.phase(HEADS, heads, loader, config.head_training)
-    if phase.name == HEADS and phase.finished:
-        run.carried.setdefault("temperature", heads.chosen_temperature())
+    run.phase(HEADS, heads, loader, config.head_training)
+    if "temperature" not in run.carried:
+        run.carried["temperature"] = heads.chosen_temperature()
     temperature: float = run.carried["temperature"]
     stage = RefineStage(heads, temperature)
     if config.refiner.temperature == "auto":
@@ -177,14 +177,12 @@ def _total(module: nn.Module) -> int:
 
 def memory_text(config: RefineConfig, vit: ViT, heads: HeadStage) -> str:
     """The estimate of the refinement stage's memory, with the knobs that change it."""
-    sizes = [view.size for view in config.crops.crops(vit.config, (0, 0, 0), (1, 1, 1)).crops]
+    specs = refined_specs(heads.specs, vit.config.depth, heads.specs[-1].temperature)
     parts = memory_estimate(
         vit.config,
         config.refiner,
-        [spec for spec in heads.specs if not spec.name.startswith("main-")] + [heads.specs[-1]]
-        if config.refiner.temperature == "auto"
-        else heads.specs,
-        sizes,
+        list(specs.values()),
+        [view.size for view in config.crops.crops(vit.config, (0, 0, 0), (1, 1, 1)).crops],
         batch=config.training.batch_size,
         ranks=world(),
         queue=heads.queue_size,

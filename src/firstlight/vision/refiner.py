@@ -25,6 +25,7 @@ from firstlight.vision.refiner_config import (
     drawn_from,
     head_weight,
     head_widths,
+    refined_specs,
 )
 from firstlight.vision.vit import ViT, pool
 
@@ -194,7 +195,7 @@ class HeadStage(_Stage):
         return super()._run(images, blocks)
 
     def top_k(self) -> int:
-        """K of this stage."""
+        """The k of this stage."""
         return self.config.head_top_k
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -231,17 +232,11 @@ class RefineStage(_Stage):
 
     def __init__(self, heads: HeadStage, temperature: float) -> None:
         config, encoder = heads.config, heads.encoder
-        depth = encoder.config.depth
-        kept = [
-            (spec, head)
-            for spec, head in zip(heads.specs, heads.all_heads(), strict=True)
-            if spec.block < depth or spec.temperature == temperature
-        ]
-        specs = [
-            HeadSpec("main" if spec.block == depth else spec.name, spec.block, temperature)
-            for spec, _ in kept
-        ]
-        super().__init__(encoder, config, specs, [head for _, head in kept], heads.pooling)
+        specs = refined_specs(heads.specs, encoder.config.depth, temperature)
+        trained = heads.all_heads()
+        super().__init__(
+            encoder, config, list(specs.values()), [trained[place] for place in specs], heads.pooling
+        )
         if config.freeze_blocks:
             encoder.freeze(config.freeze_blocks)
         encoder.checkpoint_activations = config.checkpoint_activations
@@ -260,7 +255,7 @@ class RefineStage(_Stage):
         ]
 
     def top_k(self) -> int:
-        """K of this stage."""
+        """The k of this stage."""
         return drawn_from(self.config, self.queue_size)
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -130,6 +131,19 @@ def head_specs(config: RefinerConfig, dim: int, depth: int) -> list[HeadSpec]:
     return [*specs, *(HeadSpec(f"main-{tau:g}", depth, tau) for tau in taus)]
 
 
+def refined_specs(specs: Sequence[HeadSpec], depth: int, temperature: float) -> dict[int, HeadSpec]:
+    """The heads of the refinement stage: all at one τ, and one on the final output, the one trained with that τ.
+
+    Returns:
+        Place among ``specs`` → what the head is from now on.
+    """
+    return {
+        place: HeadSpec("main" if spec.block == depth else spec.name, spec.block, temperature)
+        for place, spec in enumerate(specs)
+        if spec.block < depth or spec.temperature == temperature
+    }
+
+
 def queue_size(config: RefinerConfig, images: int, batch: int) -> int:
     """Entries of each queue.
 
@@ -148,7 +162,7 @@ def queue_size(config: RefinerConfig, images: int, batch: int) -> int:
 
 
 def drawn_from(config: RefinerConfig, queue: int) -> int:
-    """K of the refinement stage, for a queue of so many entries."""
+    """The k of the refinement stage, for a queue of so many entries."""
     return max(1, min(20, queue // 512)) if config.top_k is None else config.top_k
 
 

@@ -30,6 +30,9 @@ def test_a_feature_for_the_items_of_a_dataset(firstlight, world, enc, tmp_path):
     assert (found.value["feature"], found.value["dim"], found.value["images"]) == ("vit", 16, 60)
     listed = firstlight("data", "inspect", tmp_path / "data", "--json").value
     assert "vit" in [feature["name"] for feature in listed["features"]]
+    words = ("embed", world, "--encoder", enc, "--out", tmp_path / "data", "--name", "tall")
+    tall = firstlight(*words, "--image-size", "24,16", "--tokens", "patches", "--json")
+    assert tall.value["dim"] == 3 * 2 * 16
     again = firstlight("embed", world, "--encoder", enc, "--out", tmp_path / "data", "--name", "vit")
     assert "was there already" in again.out
 

@@ -56,6 +56,21 @@ def test_rows_are_the_encoders(world, enc):
     assert not np.allclose(mean.transform(catalogue)["encoder"].values, rows.values, atol=1e-3)
 
 
+def test_pictures_of_another_size(world, enc, tmp_path):
+    own = config(enc, scaling="none", unit_rows=False, image_size=[24, 24], tokens="mean")
+    fitted = ViewSet.fit(own, *world)
+    rows = fitted.transform(world[0])["encoder"]
+    encoder = load_encoder(enc)
+    image = Image.open(io.BytesIO(world[0].items["cover"][7])).convert("RGB")
+    square = image.crop((0, 6, 24, 30))
+    batch = encoder.normalise(torch.from_numpy(np.array(square)).permute(2, 0, 1))[None]
+    np.testing.assert_allclose(rows.values[7], encoder.features(batch, "mean")[0].numpy(), atol=1e-5)
+    fitted.save(tmp_path)
+    np.testing.assert_array_equal(ViewSet.load(tmp_path).transform(world[0])["encoder"].values, rows.values)
+    with pytest.raises(InputError, match="tile"):
+        ViewSet.fit(config(enc, image_size=[25, 24]), *world)
+
+
 def test_all_views_with_the_encoder_among_them(world, enc):
     every = ViewSet.fit(ViewsConfig.model_validate({"encoder": str(enc)}), *world)
     assert every.names == ("clip", "text", "cover", "encoder")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
-from firstlight.vision.encoder_file import Encoder, load_encoder, save_encoder
+from firstlight.vision.encoder_file import Encoder, load_encoder, resized, save_encoder
 from firstlight.vision.vit import ViT, ViTConfig, pool
 
 CONFIG = ViTConfig(image_size=(16, 8), patch_size=4, dim=16, depth=2, heads=2)
@@ -158,3 +158,22 @@ def test_features():
         Encoder(bare.vit)
     with pytest.raises(InputError, match="channels"):
         make(channels=1)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_an_encoder_for_another_shape(tmp_path, positions):
+    encoder = make(positions=positions)
+    batch = torch.randn(2, 3, 24, 32)
+    other = resized(encoder, (24, 32))
+    assert other.vit.config.image_size == (24, 32)
+    assert torch.equal(other.vit(batch), encoder.vit(batch))  # as it does on the fly
+    assert other.prepare(Image.new("RGB", (50, 50))).shape == (3, 24, 32)
+    same = resized(encoder, (16, 8))
+    assert torch.equal(same.vit.pos_embed, encoder.vit.pos_embed)
+    save_encoder(tmp_path, other)
+    assert torch.equal(load_encoder(tmp_path).vit(batch), other.vit(batch))
+    assert encoder.vit.config.image_size == (16, 8)
+    assert encoder.history == []
+    for wrong in ((25, 32), (0, 8), (2, 2)):
+        with pytest.raises(InputError, match="tile"):
+            resized(encoder, wrong)

@@ -8,7 +8,7 @@ from PIL import Image
 from firstlight.core.seeds import torch_stream
 from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.encoder_file import Encoder
-from firstlight.vision.extract import extract_rows
+from firstlight.vision.extract import _run_batch, extract_rows
 from firstlight.vision.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(image_size=(16, 16), patch_size=4, dim=32, depth=2, heads=2)
@@ -70,3 +70,17 @@ def test_other_errors_are_not_swallowed():
 
     with pytest.raises(KeyError):
         list(extract_rows(ENCODER, [1], broken))
+
+
+def test_batches_of_a_gpu_keep_the_order_of_images():
+    """The way of a GPU, run on the CPU: bfloat16, and unusable images in between."""
+    torn = UnusableImageError("torn")
+    images = [ENCODER.prepare(load(seed)) for seed in range(3)]
+    batch = [images[0], torn, images[1], images[2], torn]
+    rows = list(_run_batch(ENCODER, batch, "mean", torch.device("cpu")))
+    assert rows[1] is rows[4] is torn
+    expected = ENCODER.features(torch.stack(images), "mean").numpy()
+    for row, one in zip((rows[0], rows[2], rows[3]), expected, strict=True):
+        assert row.dtype == np.float32
+        np.testing.assert_allclose(row, one, atol=0.05)
+    assert list(_run_batch(ENCODER, [torn], None, torch.device("cpu"))) == [torn]

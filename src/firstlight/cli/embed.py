@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstlight.cli.options import command, one_of
+from firstlight.cli.options import command, one_of, two_integers
 from firstlight.cli.output import Answer, draw_pairs, say
 from firstlight.cli.vision import IdColumn, ImageColumn, Images, Part
 
@@ -46,6 +46,13 @@ def embed(
             metavar="|".join(TOKENS), help="What stands for an image; by default as the encoder says."
         ),
     ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHT,WIDTH",
+            help="Size of the images, such as 240,160 for posters; by default the encoder's.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the feature.")] = "encoder",
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
@@ -63,11 +70,16 @@ def embed(
     import torch
 
     from firstlight.views.embed import embed as run
-    from firstlight.vision.encoder_file import load_encoder
+    from firstlight.vision.encoder_file import load_encoder, resized
     from firstlight.vision.images import open_images
 
     found = open_images(images, image_column=image_column, id_column=id_column, split=split)
     loaded = load_encoder(encoder)
+    if len(loaded.history) == 1 and "read" in loaded.history[0]:  # a foreign checkpoint: what was made of it
+        for note in [*loaded.history[0]["notes"], *([loaded.licence] if loaded.licence else [])]:
+            say(note)
+    if image_size is not None:
+        loaded = resized(loaded, two_integers(image_size, "--image-size"))
     gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     loaded.vit.to("cuda" if gpu else "cpu")
     result = run(found, loaded, out, name=name, tokens=tokens, threads=threads, emit=_Progress())  # type: ignore[arg-type]  # checked by one_of

@@ -112,6 +112,10 @@ class EncoderConfig(ScaleConfig):
     tokens: Literal["class", "mean"] | None = None
     """What stands for a picture: the class token or the mean of the patches. None: as the encoder says."""
 
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels that pictures are brought to, such as 240, 160 for posters; positions are
+    interpolated. None: the encoder's own."""
+
 
 class ClipConfig(EncoderConfig):
     """Clips through an encoder (extra ``video``): the mean over frames."""

@@ -140,10 +140,11 @@ class EncoderView:
             InputError: There is no such encoder, or pictures are paths and no folder is given.
             MissingExtraError: The extra ``video`` is not installed, and clips are to be read.
         """
-        from firstlight.vision.encoder_file import describe, load_encoder
+        from firstlight.vision.encoder_file import describe, load_encoder, resized
 
         assert config.path is not None  # without a path there is no such view
         encoder = load_encoder(Path(config.path).expanduser())
+        encoder = encoder if config.image_size is None else resized(encoder, config.image_size)
         encoder.vit.requires_grad_(False)
         weights = {name: tensor.numpy() for name, tensor in encoder.vit.state_dict().items()}
         unscaled = Scaler(np.zeros(0), np.zeros(0), None, None, False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from firstlight.core.errors import InputError
 from firstlight.core.files import atomic_path, read_json, write_json
+from firstlight.vision.positions import resize_positions
 from firstlight.vision.vit import ViT, ViTConfig, pool
 
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
@@ -132,6 +133,31 @@ class Encoder:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)};".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
+    """The same encoder for images of another size or shape; its positions are brought to the new grid for good.
+
+    Args:
+        encoder: The encoder; the new one shares its other weights.
+        image_size: Height and width in pixels; patches must tile it.
+
+    Raises:
+        InputError: They do not.
+    """
+    config = encoder.vit.config
+    size = config.patch_size
+    if min(image_size) < size or any(side % size for side in image_size):
+        height, width = image_size
+        raise InputError(f"patches of {size} px do not tile an image of {height} × {width} px")
+    new = config.model_copy(update={"image_size": tuple(image_size)})
+    state = encoder.vit.state_dict()
+    vit = ViT(new, None)
+    vit.load_state_dict(
+        {**state, "pos_embed": resize_positions(state["pos_embed"], config.grid, new.grid)}, assign=True
+    )
+    history = [*encoder.history, {"resized": list(image_size), "from": list(config.image_size)}]
+    return replace(encoder, vit=vit.train(encoder.vit.training), history=history)
 
 
 def _recipe(encoder: Encoder) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_a_folder_of_images_becomes_an_encoder(firstlight, images, tmp_path):
     assert "unusable images  1" in again.out
     assert f"the encoder is in {tmp_path / 'enc'}" in again.out
 
-    more = firstlight("pretrain", images, "--out", tmp_path / "more", "--start", tmp_path / "enc",
+    more = firstlight("pretrain", images, "--out", tmp_path / "more", "--encoder", tmp_path / "enc",
                       "--set", "training.batch_size=8", "--epochs", 1, "--set", "mae.decoder_dim=16",
                       "--set", "mae.decoder_heads=2", "--threads", 1, "--json")  # fmt: skip
     assert more.value["config"]["encoder"] == done.value["config"]["encoder"]
@@ -51,7 +51,7 @@ def test_a_folder_of_images_becomes_an_encoder(firstlight, images, tmp_path):
         (["--set", "encoder.dept=3"], "config field encoder.dept"),
         (["--split", "train"], "there is no sub-folder 'train'"),
         (["--image-column", "jpeg"], "needs a Parquet file"),
-        (["--start", "nowhere"], "nowhere"),
+        (["--encoder", "nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_is_told(firstlight, images, tmp_path, words, message):

@@ -63,7 +63,9 @@ def pretrain(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(metavar="ENC", help="Go on from this encoder, with a new optimiser and schedule."),
+        typer.Option(
+            "--encoder", metavar="ENC", help="Go on from this encoder, with a new optimiser and schedule."
+        ),
     ] = None,
     image_column: ImageColumn = None,
     id_column: IdColumn = None,

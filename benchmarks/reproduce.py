@@ -4,6 +4,9 @@
     python benchmarks/reproduce.py gowalla-mf-adap-tau [more jobs] [--seeds 0,1,2] [--threads 2]
     python benchmarks/render_results.py            # writes RESULTS.md from results/
 
+With several seeds, ``--length-of-seed 0`` searches with that seed alone: where its validation chose the end of the
+schedule, the others train to the end, which is one training in place of two.
+
 A job is a shipped recipe on a data set, with one search on a validation carve-out and a refit on all training
 pairs that also watches the test set, labelled (``selected_on_test``). Run folders go to ``runs/``; the JSON that
 is committed goes to ``results/quality/``.
@@ -20,7 +23,7 @@ from typing import Any
 
 from machine import DATA
 
-from firstlight.core.files import write_json
+from firstlight.core.files import read_json, write_json
 from firstlight.data.formats import read_dataset
 from firstlight.training.config import build_config
 from firstlight.training.run import train
@@ -41,6 +44,10 @@ METHODS: dict[str, dict[str, Any]] = {
             "model.init=xavier",
             "model.init_norm=null",
             "model.l2=1e-4",
+            "training.batch=pairs",
+            "training.batch_size=2048",
+            "training.epochs=60",
+            "training.eval_every=5",
         ],
     },
     "fixed-tau": {"loss": "softmax", "temperature": "fixed"},
@@ -92,9 +99,25 @@ def say(name: str, /, **values: Any) -> None:
         sys.stdout.flush()
 
 
-def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list[str]) -> None:
+def known_length(name: str, seed: int) -> list[str]:
+    """Settings that train to the end of the schedule, without a search.
+
+    Only where an earlier seed's validation chose that end (an epoch in the last tenth).
+    """
+    record = read_json(ROOT / "results" / "quality" / f"{name}-s{seed}.json")
+    found, allowed = record["result"]["found"]["epochs"], record["result"]["config"]["training"]["epochs"]
+    if found < 0.9 * allowed:
+        raise SystemExit(f"{name}: seed {seed} found {found} of {allowed} epochs; search every seed instead")
+    return ["training.selection=none", f"training.epochs={allowed}"]
+
+
+def run(
+    name: str, job: dict[str, Any], seed: int, threads: int, overrides: list[str], length_of: int | None
+) -> None:
     """Run or resume one job and write its JSON."""
+    searched = length_of is None or length_of == seed
     changes = [f"training.threads={threads}", "training.track_test=true", *overrides]
+    changes += [] if length_of is None or searched else known_length(name, length_of)
     parts = {**job["parts"], "overrides": [*job["parts"].get("overrides", []), *changes]}
     config = build_config(recipe=job["recipe"], seed=seed, **parts)
     out = ROOT / "runs" / f"{name}-s{seed}"
@@ -108,7 +131,8 @@ def run(name: str, job: dict[str, Any], seed: int, threads: int, overrides: list
     result = train(dataset, config, out, resume=resume, emit=say)
     record = {
         "job": name,
-        "command": f"python benchmarks/reproduce.py {name} --seeds {seed} --threads {threads}",
+        "command": f"python benchmarks/reproduce.py {name} --seeds {seed} --threads {threads}"
+        + ("" if searched else f" --length-of-seed {length_of}"),
         "commit": git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--", "src")),
         "seed": seed,
@@ -135,6 +159,9 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--length-of-seed", type=int, help="train other seeds for what this one's search found"
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     known = jobs()
@@ -145,7 +172,7 @@ def main() -> None:
         if name not in known:
             parser.error(f"no job {name!r}; --list shows them")
         for seed in options.seeds.split(","):
-            run(name, known[name], int(seed), options.threads, options.overrides)
+            run(name, known[name], int(seed), options.threads, options.overrides, options.length_of_seed)
 
 
 if __name__ == "__main__":

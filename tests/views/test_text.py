@@ -148,3 +148,9 @@ def test_width_and_determinism():
     np.testing.assert_array_equal(rows.values, again.values)
     np.testing.assert_array_equal(one.axes, two.axes)
     np.testing.assert_allclose(one.axes.T @ one.axes, np.eye(10), atol=1e-5)
+
+
+def test_a_single_word():
+    """Rows have length one, so all that have the word are alike: said in a sentence, not by a crash of the SVD."""
+    with pytest.raises(NothingToFitError, match="the same for all"):
+        fit(["cat", "", "cat cat"])

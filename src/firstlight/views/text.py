@@ -198,6 +198,8 @@ def _singular_axes(weights: Any, dim: int, seed: int) -> FloatArray:
     """``(n_words, ≤ dim)`` leading right singular vectors; those without strength are left out."""
     from sklearn.decomposition import TruncatedSVD
 
+    if weights.shape[1] == 1:  # a single word: it is the axis, and scikit-learn wants two at least
+        return np.ones((1, 1), np.float32)
     svd = TruncatedSVD(min(dim, *weights.shape), n_iter=5, random_state=seed)
     with np.errstate(invalid="ignore"):  # it divides by the total variance, which a single text does not have
         svd.fit(weights.astype(np.float64))

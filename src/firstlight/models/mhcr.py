@@ -43,6 +43,7 @@ from firstlight.models.item_graphs import ItemGraphModel
 from firstlight.models.layers import Linear, drop, made_again, xavier
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate
+from firstlight.models.towers import content_input
 
 
 class Nodes(NamedTuple):
@@ -308,7 +309,7 @@ class MHCR(ItemGraphModel):
         """What the network makes of content (the ID generator), or None where it is off."""
         if self.config.content_weight == 0:
             return None
-        made: Tensor = self.generator(rows.joined(), self.config.content_dropout, rng)
+        made: Tensor = self.generator(content_input(rows), self.config.content_dropout, rng)
         return made * self.config.content_weight
 
     def _tastes(self, content: Tensor | None, gather: Callable[[Tensor], Tensor]) -> Tensor | None:

@@ -138,8 +138,10 @@ class MHCRConfig(ItemGraphConfig):
     """Weight of a second softmax in which every item is what it would be if it were cold; ours. Where the cold share
     trains both kinds in one ranking, this trains cold vectors beside a warm ranking that it need not disturb."""
 
-    cold_temperature: float = Field(0.1, gt=0)
-    """Its temperature."""
+    cold_temperature: float = Field(0.2, gt=0)
+    """Its temperature. Content tells items apart less sharply than clicks do: on three splits of MovieLens (small) the
+    mean validation Recall@20 (harmonic, cold and warm) was .254 with .2 and input of unit variance for the network,
+    .247 with .1 and unit rows."""
 
     cold_moves_users: bool = True
     """Whether it also moves the users' vectors and what items hand to neighbours and hyperedges, or reads them as

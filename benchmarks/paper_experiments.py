@@ -161,7 +161,7 @@ def noise() -> dict[str, Any]:
         rows.append(row)
     header = ["noise ratio", "fixed τ = .16", "τ", "Adap-τ₀", "mean τ", "Adap-τ", "mean τ"]
     note = (
-        f"MovieLens, MF, softmax over all items, {epochs} epochs by users, nothing selected; Adap-τ with the threshold at "
+        f"MovieLens, MF, softmax over all items, {epochs} epochs by users, Adap-τ with the threshold at "
         "the .9-quantile; test Recall@20 / NDCG@20."
     )
     return {"title": "False positives in training", "header": header, "rows": rows, "note": note}

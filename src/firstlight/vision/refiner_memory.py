@@ -21,6 +21,9 @@ KNOBS = (
 #: attention (q, k, v), of proj, of fc1, of GELU (4) and of fc2 (4).
 _KEPT_PER_BLOCK = 16
 
+#: What the one block takes that is computed again and differentiated (measured), in the same unit.
+_RECOMPUTED = 4 * _KEPT_PER_BLOCK
+
 _SINGLE = 4  # bytes
 
 
@@ -67,7 +70,7 @@ def memory_estimate(
     tokens, rows, value = own * tokens_per_image(vit, sizes), own * len(sizes), 2 if half else _SINGLE
     trained = vit.depth - config.freeze_blocks
     per_block = 1 if config.checkpoint_activations else _KEPT_PER_BLOCK
-    kept = trained * per_block + (_KEPT_PER_BLOCK if config.checkpoint_activations else 0)
+    kept = trained * per_block + (_RECOMPUTED if config.checkpoint_activations else 0)
     copies = 1 + (config.ema is not None) + 3 * trained / vit.depth
     heads = len(specs)
     per_row = vit.dim + 6 * widths.projector + 3 * widths.predictor + 5 * widths.output

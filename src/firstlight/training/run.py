@@ -308,12 +308,13 @@ def _phase(
         done = now.progress.epoch
         if (improved and keep is None) or done == keep:
             save_tensors(folder / "best.safetensors", now.model.state_dict())
-        write_metrics(context.out, [*context.earlier, *now.progress.history])
         if done % context.config.training.checkpoint_every == 0 or done == epochs:
+            write_metrics(context.out, [*context.earlier, *now.progress.history])
             checkpoint = Checkpoint(name, context.hash, now.progress, context.carried, now.state())
             save_checkpoint(folder / "state.safetensors", checkpoint)
 
     phase.run(after_epoch)
+    write_metrics(context.out, [*context.earlier, *phase.progress.history])  # patience may end between two checkpoints
     return phase
 
 

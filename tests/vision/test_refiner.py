@@ -362,7 +362,7 @@ def test_memory_estimate_follows_the_knobs():
     assert plain["encoder"] == pytest.approx(303e6 * 4 * 5, rel=0.01)
     # A user's report (issue 11 of the authors' repository): a batch of 64 is what fits into 80 GB.
     assert 40e9 < sum(plain.values()) < 80e9
-    assert estimate(checkpoint_activations=True)["activations"] < plain["activations"] / 5
+    assert estimate(checkpoint_activations=True)["activations"] < plain["activations"] / 4
     assert estimate(freeze_blocks=12)["activations"] == plain["activations"] // 2
     assert estimate(heads=4)["heads"] == plain["heads"] // 2
     assert estimate(batch=128)["activations"] == 2 * plain["activations"]

@@ -14,7 +14,7 @@ KNOBS = (
     "refiner.freeze_blocks",
     "fewer local crops",
     "refiner.heads (a number)",
-    "a smaller batch, not below 256",
+    "a smaller batch (256 is enough)",
 )
 
 #: Values kept for the backward pass, in widths of a token, per token and block: inputs of both norms, of qkv, of

@@ -68,7 +68,9 @@ def test_scores_have_their_shape_and_are_finite(name):
     scores = model.scores(torch.tensor([3, 3, 8]))
     assert scores.shape == (3, 14)
     assert bool(scores.isfinite().all())
-    assert torch.equal(scores[0], scores[1])
+    # One user twice. Not to the bit: some processors' products add up the first and the last rows of a block in
+    # another order.
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", MODELS.names())

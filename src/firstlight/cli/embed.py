@@ -57,7 +57,7 @@ def embed(
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
     split: Part = None,
-    threads: Annotated[int | None, typer.Option(help="Images at a time on a CPU.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Images at a time on a CPU.")] = None,
     device: Annotated[
         str,
         typer.Option(metavar="|".join(DEVICES), help="Where the encoder runs; auto: a GPU if there is one."),
@@ -67,8 +67,7 @@ def embed(
     for value, allowed, option in ((tokens, TOKENS, "--tokens"), (device, DEVICES, "--device")):
         if value is not None:
             one_of(value, allowed, option)
-    import torch
-
+    from firstlight.core.devices import chosen_device
     from firstlight.views.embed import embed as run
     from firstlight.vision.encoder_file import load_encoder, resized
     from firstlight.vision.images import open_images
@@ -80,8 +79,7 @@ def embed(
             say(note)
     if image_size is not None:
         loaded = resized(loaded, two_integers(image_size, "--image-size"))
-    gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    loaded.vit.to("cuda" if gpu else "cpu")
+    loaded.vit.to(chosen_device(device))  # type: ignore[arg-type]  # checked by one_of
     result = run(found, loaded, out, name=name, tokens=tokens, threads=threads, emit=_Progress())  # type: ignore[arg-type]  # checked by one_of
     return Answer(result, lambda console: _draw(console, result))
 

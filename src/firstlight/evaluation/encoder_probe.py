@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from firstlight.core.devices import chosen_device
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
@@ -109,7 +109,7 @@ def probe_encoders(
     results: list[EncoderResult] = []
     pixels: dict[int, BoolArray] = {}
     truth, n_bank, left_out = images.queries.labels, len(images.bank.rows), 0
-    device = _device(config)
+    device = chosen_device(config.device)
     for name, encoder in encoders.items():
         emit("message", text=f"measuring {name}")
         encoder.vit.to(device)
@@ -133,13 +133,6 @@ def probe_encoders(
             results[-1] = replace(results[-1], finetuned=right)
         encoder.vit.cpu()
     return ProbeResult(results, pixels, truth, n_bank, left_out)
-
-
-def _device(config: ProbeConfig) -> torch.device:
-    there = torch.cuda.is_available()
-    if config.device == "cuda" and not there:
-        raise InputError("device is 'cuda', and PyTorch sees no GPU", hint="use 'auto' or 'cpu'")
-    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
 
 
 @dataclass(frozen=True, eq=False)

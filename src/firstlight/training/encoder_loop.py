@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import average_gradients, gather
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.core.events import Emit, silent
@@ -120,7 +121,7 @@ class EncoderPhase:
         if not isinstance(objective, nn.Module):
             raise TypeError(f"{type(objective).__name__} is not a module")
         self.name, self.loader, self.config, self.emit = name, loader, config, emit
-        self.device = device_of(config)
+        self.device = chosen_device(config.device)
         self.objective, self.module = objective, objective.to(self.device)
         self.groups = objective.parameter_groups()
         self.optimiser = GroupAdamW(self.groups, config.betas, config.weight_decay)
@@ -264,15 +265,3 @@ class EncoderPhase:
         self.module.load_state_dict(parts["objective"])
         self.optimiser.load_state_dict(parts["optimiser"])
         self.progress = progress
-
-
-def device_of(config: EncoderTrainingConfig) -> torch.device:
-    """Where to train.
-
-    Raises:
-        InputError: A GPU is asked for and there is none.
-    """
-    there = torch.cuda.is_available()
-    if config.device == "cuda" and not there:
-        raise InputError("training.device is 'cuda', and PyTorch sees no GPU", hint="use 'auto' or 'cpu'")
-    return torch.device("cuda" if there and config.device != "cpu" else "cpu")

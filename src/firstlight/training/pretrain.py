@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import process_group, rank, world
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
 from firstlight.training.checkpoint import load_tensors
 from firstlight.training.encoder_config import PretrainConfig
-from firstlight.training.encoder_loop import device_of
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.vision.crop_config import CropConfig, crop_and_flip
@@ -55,7 +55,7 @@ def pretrain(
         DivergenceError: The numbers blew up; the last checkpoint is kept.
     """
     training = config.training
-    with process_group(str(device_of(training))), use_threads(training.threads):
+    with process_group(str(chosen_device(training.device))), use_threads(training.threads):
         emit = emit if rank() == 0 else silent
         known = None if start is None else load_encoder(start)
         inputs = () if known is None else (known.state_hash(),)
@@ -69,7 +69,7 @@ def pretrain(
             training.seed,
             workers=training.workers,
             cache_bytes=training.cache_mb * 2**20,
-            device=device_of(training),
+            device=chosen_device(training.device),
             emit=emit,
         )
         objective = build_objective(config)
@@ -161,6 +161,6 @@ def _facts(config: PretrainConfig, objective: MAE | IJEPA, loader: ImageLoader) 
         "steps": loader.steps,
         "batch_size": loader.batch_size,
         "in_memory": loader.cache is not None,
-        "device": str(device_of(config.training)),
+        "device": str(chosen_device(config.training.device)),
         "processes": world(),
     }

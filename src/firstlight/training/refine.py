@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import process_group, rank, world
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
-from firstlight.training.encoder_loop import device_of
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.training.refine_config import RefineConfig
@@ -56,7 +56,7 @@ def refine(
         DivergenceError: The numbers blew up; the last checkpoint is kept.
     """
     training = config.training
-    with process_group(str(device_of(training))), use_threads(training.threads):
+    with process_group(str(chosen_device(training.device))), use_threads(training.threads):
         emit = emit if rank() == 0 else silent
         known = load_encoder(encoder)
         _check(config, known, images)
@@ -71,7 +71,7 @@ def refine(
             training.seed,
             workers=training.workers,
             cache_bytes=training.cache_mb * 2**20,
-            device=device_of(training),
+            device=chosen_device(training.device),
             emit=emit,
         )
         return _both_stages(run, loader, config, known, emit)

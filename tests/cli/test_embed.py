@@ -42,6 +42,8 @@ def test_bad_input(firstlight, world, enc, tmp_path):
         ("--encoder", tmp_path / "nothing", "--out", tmp_path / "o"),
         ("--encoder", enc, "--out", tmp_path / "o", "--tokens", "all"),
         ("--encoder", enc, "--out", tmp_path / "o", "--device", "tpu"),
+        ("--encoder", enc, "--out", tmp_path / "o", "--name", "a/b"),
+        ("--encoder", enc, "--out", tmp_path / "o", "--threads", -1),
     ):
         outcome = firstlight("embed", world, *words)
         assert outcome.code == 2

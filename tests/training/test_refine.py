@@ -201,6 +201,8 @@ def test_controls(images, encoder, tmp_path):
         ("refiner.heads=[3]", "heads need different blocks"),
         ("refiner.top_k=9", "at most half"),
         ("crops.local_size=[6, 8]", "do not tile"),
+        ("crops.local_size=[-4, 8]", "crops.local_size"),
+        ("crops.scale=[1, 0.5]", "crops.scale"),
         ("refiner.freeze_blocks=4", "freeze_blocks"),
         ("refiner.swap=some", "refiner.swap"),
     ],
@@ -254,6 +256,7 @@ def test_command(images, encoder, tmp_path):
     assert "heads learn" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process(images, encoder, tmp_path):
     """The whole command under the environment of torchrun: losses to 1e-5, weights by how far they moved.
 

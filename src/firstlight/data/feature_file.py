@@ -35,14 +35,23 @@ def folder_items(folder: Path) -> list[str]:
     return ids
 
 
+def check_feature_name(name: str) -> None:
+    """Refuse a name that cannot be that of a feature's files.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not FEATURE_NAME.fullmatch(name):
+        raise InputError(f"feature name {name!r} cannot be a file name")
+
+
 def feature_origin(folder: Path, name: str) -> Mapping[str, Any] | None:
     """What :func:`add_feature` was told of a feature's origin; None if the dataset has no such feature.
 
     Raises:
         InputError: The folder holds no dataset, or ``name`` cannot be a file name.
     """
-    if not FEATURE_NAME.fullmatch(name):
-        raise InputError(f"feature name {name!r} cannot be a file name")
+    check_feature_name(name)
     if name not in read_manifest(folder)["features"]:
         return None
     origin = read_json(folder / "features" / f"{name}.json").get("origin")

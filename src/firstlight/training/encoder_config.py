@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from firstlight.core.errors import InputError
 from firstlight.training.recipes import merge, override, read_recipe, validated
+from firstlight.vision.crop_config import Size
 from firstlight.vision.ijepa import IJEPAConfig
 from firstlight.vision.images import ImageSet, UnusableImageError
 from firstlight.vision.mae import MAEConfig
@@ -107,7 +108,9 @@ class PretrainConfig(BaseModel):
     """Length and steps."""
 
     @model_validator(mode="after")
-    def _enough_patches(self) -> Self:
+    def _fits_images(self) -> Self:
+        if self.encoder.channels != 3:
+            raise ValueError(f"images have 3 channels, and the encoder {self.encoder.channels}")
         rows, columns = self.encoder.grid
         if rows * columns < 4:
             raise ValueError(f"{rows} × {columns} patches are too few to hide some of them")
@@ -148,11 +151,25 @@ def build_pretrain_config(
         encoder = start.model_dump(mode="json")
     merge(encoder, given)
     if not {"image_size", "patch_size"} <= encoder.keys():
-        encoder = suggested_size(images, encoder.get("patch_size"), encoder.get("image_size")) | encoder
+        sizes = validated(_WithSizes, {"encoder": encoder}, recipe).encoder
+        encoder = suggested_size(images, sizes.patch_size, sizes.image_size) | encoder
     return validated(PretrainConfig, tree | {"encoder": encoder}, recipe)
 
 
-def suggested_size(images: ImageSet, patch_size: Any = None, image_size: Any = None) -> dict[str, Any]:
+class _Sizes(BaseModel):
+    """What is given of an encoder's sizes, before the rest is known."""
+
+    image_size: Size | None = None
+    patch_size: int | None = Field(None, ge=1)
+
+
+class _WithSizes(BaseModel):
+    encoder: _Sizes
+
+
+def suggested_size(
+    images: ImageSet, patch_size: int | None = None, image_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Image and patch size of an encoder for these images, by the median of some of them.
 
     Args:
@@ -163,9 +180,8 @@ def suggested_size(images: ImageSet, patch_size: Any = None, image_size: Any = N
     Raises:
         InputError: None of those looked at can be used.
     """
-    sizes = [image_size]
+    sizes = [] if image_size is None else [image_size]
     if image_size is None:
-        sizes = []
         for row in range(0, len(images), max(1, len(images) // _LOOKED_AT)):
             try:
                 image = images.load(row)

@@ -10,15 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.recipes import merge, override, read_recipe, validated
-from firstlight.vision.crop_config import CropConfig, multi_crop
+from firstlight.vision.crop_config import AreaShare, CropConfig, Size, multi_crop
 from firstlight.vision.refiner_config import RefinerConfig
 from firstlight.vision.vit_config import ViTConfig
 
 #: The refinement stage where nobody says otherwise: the paper's for MAE, at a batch that fits one machine.
 TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 256, "base_lr": 4e-4, "warmup_epochs": 4}
-
-Share = tuple[float, float]
-Colour = tuple[float, float, float]
 
 
 class MultiCropConfig(BaseModel):
@@ -26,20 +23,20 @@ class MultiCropConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     """Height and width of the global crops; None: the encoder's own."""
 
-    local_size: tuple[int, int] | None = None
+    local_size: Size | None = None
     """Height and width of the local crops; None: about 3/7 of the global ones, in whole patches (96 of 224 px at
     patch 16, 98 at patch 14)."""
 
     n_local: int = Field(10, ge=0)
     """Local crops an image."""
 
-    scale: Share = (0.25, 1.0)
+    scale: AreaShare = (0.25, 1.0)
     """Smallest and largest share of an image's area in a global crop."""
 
-    local_scale: Share = (0.05, 0.25)
+    local_scale: AreaShare = (0.05, 0.25)
     """Smallest and largest share of an image's area in a local crop."""
 
     blur: bool = True
@@ -58,7 +55,7 @@ class MultiCropConfig(BaseModel):
         else:
             local = self.local_size
         for height, width in (size, local):
-            if height % patch or width % patch or not height or not width:
+            if height % patch or width % patch:
                 raise ValueError(f"patches of {patch} px do not tile crops of {height} × {width} px")
         return size, local
 

@@ -25,7 +25,7 @@ from firstlight.core.events import Emit, silent
 from firstlight.core.files import atomic_path, read_json, write_json
 from firstlight.core.hashing import hash_strings
 from firstlight.data.dataset import Dataset
-from firstlight.data.feature_file import Block, add_feature, feature_origin, folder_items
+from firstlight.data.feature_file import Block, add_feature, check_feature_name, feature_origin, folder_items
 from firstlight.data.folder import MANIFEST, write_dataset
 from firstlight.data.interactions import Interactions
 from firstlight.vision.decoder import UnusableImageError
@@ -66,6 +66,7 @@ def embed(
         InputError: ``out`` cannot take the feature, or no image is of one of its items.
     """
     out = Path(out)
+    check_feature_name(name)  # before a folder is made for it
     how = encoder.kind_of_row(tokens)
     items = _items(images, out)
     places = _places(images.ids, items, out)

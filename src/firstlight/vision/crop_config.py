@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 #: Mean and standard deviation of ImageNet's pixels, a channel.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -13,21 +13,42 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Chance = Field(0.0, ge=0, le=1)
 
 
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = ends
+    if not 0 < low <= high:
+        raise ValueError("must be (low, high) with 0 < low <= high")
+    return ends
+
+
+def _within_one(shares: tuple[float, float]) -> tuple[float, float]:
+    if shares[1] > 1:
+        raise ValueError("a share must be at most 1")
+    return shares
+
+
+#: Two positive ends of a range.
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+#: A range of shares of an image's area.
+AreaShare = Annotated[Range, AfterValidator(_within_one)]
+#: Height and width in pixels.
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
 class ViewConfig(BaseModel):
     """One kind of crop and what is done to it, in this order (MIM-Refiner's, after BYOL)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[int, int]
+    size: Size
     """Height and width in pixels."""
 
     count: int = Field(1, ge=1)
     """Crops of this kind an image."""
 
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: AreaShare = (0.2, 1.0)
     """Smallest and largest share of the image's area."""
 
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: Range = (3 / 4, 4 / 3)
     """Smallest and largest aspect of the crop, as a multiple of the aspect of ``size``."""
 
     flip: float = Field(0.5, ge=0, le=1)
@@ -51,7 +72,7 @@ class ViewConfig(BaseModel):
     blur: float = Chance
     """Chance of a Gaussian blur."""
 
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Range = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, in pixels."""
 
     grey: float = Chance
@@ -59,16 +80,6 @@ class ViewConfig(BaseModel):
 
     solarise: float = Chance
     """Chance that values from 128 on are turned into their complement."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if min(self.size) < 1:
-            raise ValueError(f"size {self.size} has no pixels")
-        for name in ("scale", "ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high")
-        return self
 
 
 class CropConfig(BaseModel):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from firstlight.core.distributed import own_slice, world
+from firstlight.vision.crop_config import AreaShare, Range
 from firstlight.vision.layers import Block, start_token, start_weights
 from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups
 from firstlight.vision.positions import sincos_positions
@@ -35,13 +36,13 @@ class IJEPAConfig(BaseModel):
     targets: int = Field(4, ge=1)
     """Blocks that are predicted."""
 
-    target_scale: tuple[float, float] = (0.15, 0.2)
+    target_scale: AreaShare = (0.15, 0.2)
     """Smallest and largest share of the patches in such a block."""
 
-    target_ratio: tuple[float, float] = (0.75, 1.5)
+    target_ratio: Range = (0.75, 1.5)
     """Its smallest and largest height over width."""
 
-    context_scale: tuple[float, float] = (0.85, 1.0)
+    context_scale: AreaShare = (0.85, 1.0)
     """Share of the patches in the block that is seen, before the targets are cut out of it."""
 
     min_context: int = Field(10, ge=1)
@@ -59,7 +60,7 @@ class IJEPAConfig(BaseModel):
     momentum: float = Field(0.996, ge=0, le=1)
     """How much of the slow copy stays in a step at the start; it grows to 1 linearly."""
 
-    crop_scale: tuple[float, float] = (0.3, 1.0)
+    crop_scale: AreaShare = (0.3, 1.0)
     """Smallest and largest share of an image's area that a crop takes."""
 
     @model_validator(mode="after")
@@ -67,12 +68,6 @@ class IJEPAConfig(BaseModel):
         dim, heads = self.predictor_dim, self.predictor_heads
         if dim % heads or dim % 4:
             raise ValueError(f"4 and the {heads} heads must divide predictor_dim {dim}")
-        for name in ("target_scale", "context_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high <= 1")
-        if not 0 < self.target_ratio[0] <= self.target_ratio[1]:
-            raise ValueError("target_ratio must be (low, high) with 0 < low <= high")
         return self
 
 

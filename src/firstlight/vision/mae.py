@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from firstlight.vision.crop_config import AreaShare
 from firstlight.vision.layers import Block, start_token, start_weights
 from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups, uniform
 from firstlight.vision.positions import sincos_positions
@@ -40,7 +41,7 @@ class MAEConfig(BaseModel):
     norm_pix_loss: bool = True
     """Predict each patch less its mean, over its standard deviation; better features than bare pixels."""
 
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: AreaShare = (0.2, 1.0)
     """Smallest and largest share of an image's area that a crop takes."""
 
     @model_validator(mode="after")

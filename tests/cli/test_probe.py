@@ -95,6 +95,9 @@ def test_the_table_says_what_was_measured(firstlight, place):
         (["--split", "train/nowhere"], "nowhere"),
         (["-k", "1000"], "k = 1000"),
         (["--set", "linear.epoch=3"], "linear.epoch"),
+        (["--set", "linear.learning_rates=[]"], "linear.learning_rates"),
+        (["--set", "low_shot.shots=[0]"], "low_shot.shots"),
+        (["--set", "blocks=[-1]"], "blocks"),
     ],
     ids=str,
 )

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from firstlight.core.errors import InputError
 from firstlight.evaluation.encoder_clusters import agreement, cluster, matched_accuracy, separation
 from firstlight.evaluation.encoder_config import ClusterConfig, LinearConfig, LowShotConfig
 from firstlight.evaluation.encoder_features import Layer
 from firstlight.evaluation.encoder_few import logistic_regression, low_shot
 from firstlight.evaluation.encoder_linear import ProbeGrid, linear_probe, probe_inputs, schedule
-from firstlight.evaluation.encoder_subsets import long_tailed, share, shots
+from firstlight.evaluation.encoder_subsets import held_out, long_tailed, share, shots
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,14 @@ def test_a_draw_of_one_class_does_not_depend_on_the_others(labels):
     few = shots(labels, 4, 0)
     without = labels != 1
     assert np.flatnonzero(without)[shots(labels[without], 4, 0)].tolist() == few[labels[few] != 1].tolist()
+
+
+def test_a_part_is_held_out_of_every_class_that_can_spare_it():
+    labels = np.array([0] * 10 + [1] * 2 + [2])
+    held, kept = held_out(labels, 0.2, seed=0)
+    assert np.bincount(labels[held], minlength=3).tolist() == [2, 1, 0]
+    assert np.array_equal(np.sort(np.concatenate([held, kept])), np.arange(13))
+    assert np.bincount(labels[held_out(labels, 0.99, seed=0)[1]]).tolist() == [1, 1, 1]
 
 
 def test_a_long_tail_falls_along_an_exponential():
@@ -128,6 +137,16 @@ def test_probes_learn_what_is_linear_and_are_chosen_without_the_queries():
     assert found.best_on_queries == pytest.approx(max(max(v) for v in found.grid.values()))
     assert [len(values) for values in found.grid.values()] == [2, 2]
     assert probe((truth + 1) % 3).chosen == found.chosen
+
+
+def test_a_probe_needs_a_class_with_two_images_to_be_chosen_on():
+    rows = {Layer(0, "mean"): torch.eye(3)}
+    with pytest.raises(InputError, match="two images"):
+        linear_probe(rows, np.arange(3), rows, np.arange(3), 1, 3, LinearConfig(epochs=1), seed=0)
+    two = {Layer(0, "mean"): torch.eye(6)}
+    labels = np.arange(6) // 2
+    found = linear_probe(two, labels, two, labels, 1, 3, LinearConfig(epochs=1), seed=0)
+    assert found.correct.shape == (6,)
 
 
 def test_regression_on_few_labels_does_not_depend_on_the_origin():

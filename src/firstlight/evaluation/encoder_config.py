@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +17,7 @@ class _Config(BaseModel):
 class KnnConfig(_Config):
     """Nearest-neighbour classification (§4.1)."""
 
-    k: tuple[int, ...] = (10, 20)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20), min_length=1)
     """Neighbours; the tables show the fewest. A k above the size of the bank is left out."""
     temperature: float = Field(0.07, gt=0)
     """T: a neighbour of cosine s votes with exp(s / T); infinity lets all count alike."""
@@ -26,7 +26,7 @@ class KnnConfig(_Config):
 class LinearConfig(_Config):
     """The grid of linear probes on cached features (§4.2)."""
 
-    learning_rates: tuple[float, ...] = LEARNING_RATES
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(LEARNING_RATES, min_length=1)
     """Learning rates for a batch of 256; scaled with the batch."""
     epochs: int = Field(50, ge=1)
     """Passes over the bank."""
@@ -41,9 +41,9 @@ class LinearConfig(_Config):
 class LowShotConfig(_Config):
     """Logistic regression on a few labels (§4.3)."""
 
-    shots: tuple[int, ...] = (1, 2, 5)
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5)
     """Images a class."""
-    shares: tuple[float, ...] = (0.01, 0.1)
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
     """Shares of every class."""
     splits: int = Field(10, ge=1)
     """Draws of the labelled images; the mean is reported."""
@@ -92,7 +92,7 @@ class ProbeConfig(_Config):
     """Of every draw: splits, starts, order."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where encoders run; ``auto`` takes a GPU if there is one."""
-    blocks: tuple[int, ...] | None = None
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Blocks whose output is measured, counted from 0; all if None. The last four and the output always are."""
     holdout: float = Field(0.2, gt=0, lt=1)
     """Share of the images that become queries where the data has no split of its own."""

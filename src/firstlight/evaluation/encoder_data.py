@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from firstlight.core.errors import InputError
-from firstlight.evaluation.encoder_subsets import long_tailed, share
+from firstlight.evaluation.encoder_subsets import held_out, long_tailed
 from firstlight.vision.images import ImageSet, open_images
 
 IntArray = npt.NDArray[np.int64]
@@ -87,7 +87,7 @@ def open_labelled(
     names = _parts(path) if split is None else _two_names(split)
     if names is None:
         whole = _part(path, "all", open_images(path, **columns))
-        queries, bank = _held_out(whole.labels, holdout, seed)
+        queries, bank = held_out(whole.labels, holdout, seed)
         classes = whole.images.classes or []
         parts = replace(whole.take(bank), name="kept"), replace(whole.take(queries), name="held out")
     else:
@@ -138,13 +138,6 @@ def _part_names(path: Path) -> set[str]:
         return set(pl.read_parquet(tables, columns=["split"])["split"].cast(pl.String).drop_nulls())
     except (pl.exceptions.PolarsError, OSError):
         return set()  # opening the images says what is wrong
-
-
-def _held_out(labels: IntArray, part: float, seed: int) -> tuple[IntArray, IntArray]:
-    """Queries and bank; a class of one image stays in the bank, since nothing else could be its neighbour."""
-    queries = share(labels, part, seed)
-    queries = queries[np.bincount(labels)[labels[queries]] > 1]
-    return queries, np.setdiff1d(np.arange(len(labels)), queries)
 
 
 def _same_classes(bank: Part, queries: Part) -> tuple[list[str], tuple[Part, Part]]:

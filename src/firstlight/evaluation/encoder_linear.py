@@ -15,10 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from firstlight.core.errors import InputError
 from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.evaluation.encoder_config import LinearConfig
 from firstlight.evaluation.encoder_features import Layer
-from firstlight.evaluation.encoder_subsets import share
+from firstlight.evaluation.encoder_subsets import held_out
 
 IntArray = npt.NDArray[np.int64]
 
@@ -192,21 +193,28 @@ def linear_probe(
         n_classes: Number of classes.
         config: The grid.
         seed: Of all draws.
+
+    Raises:
+        InputError: Every class has a single image in the bank.
     """
-    held = share(labels, config.holdout, seed)
-    kept = np.setdiff1d(np.arange(len(labels)), held)
+    held, kept = held_out(labels, config.holdout, seed)
+    if not len(held):
+        raise InputError(
+            "no class of the bank has two images: none is left to choose a linear probe on",
+            hint="measure without linear probes (--tasks)",
+        )
     everything, asked = np.arange(len(labels)), np.arange(len(truth))
     best, chosen, correct = -1.0, ("", 0.0), np.zeros(len(truth), bool)
     by_input: dict[str, list[float]] = {}
     for name, layers in probe_inputs(depth, list(bank)).items():
         parts, query_parts = [bank[layer] for layer in layers], [queries[layer] for layer in layers]
         rehearsal = train_grid(parts, kept, labels, n_classes, config, seed)
-        held_out = (predictions(rehearsal, parts, held) == labels[held]).mean(axis=1)
+        rehearsed = (predictions(rehearsal, parts, held) == labels[held]).mean(axis=1)
         final = train_grid(parts, everything, labels, n_classes, config, seed)
         right = predictions(final, query_parts, asked) == truth
         by_input[name] = right.mean(axis=1).tolist()
-        index = int(held_out.argmax())
-        if held_out[index] > best:
-            best, correct = float(held_out[index]), right[index]
+        index = int(rehearsed.argmax())
+        if rehearsed[index] > best:
+            best, correct = float(rehearsed[index]), right[index]
             chosen = (name, config.learning_rates[index])
     return LinearResult(chosen, correct, max(max(values) for values in by_input.values()), by_input)

@@ -42,7 +42,22 @@ def share(labels: IntArray, part: float, seed: int) -> IntArray:
     Returns:
         Rows, ascending.
     """
-    return _drawn(labels, seed, lambda label, size: max(1, math.floor(part * size + 0.5)))
+    return _drawn(labels, seed, lambda label, size: _part_of(part, size))
+
+
+def held_out(labels: IntArray, part: float, seed: int) -> tuple[IntArray, IntArray]:
+    """A share of every class, and the rest, which keeps a row of each: it could not know the class otherwise.
+
+    Args:
+        labels: ``(rows,)`` classes.
+        part: Between 0 and 1.
+        seed: Of the draw.
+
+    Returns:
+        Rows that are held out, and rows that are not, both ascending.
+    """
+    held = _drawn(labels, seed, lambda label, size: min(size - 1, _part_of(part, size)))
+    return held, np.setdiff1d(np.arange(len(labels)), held)
 
 
 def long_tailed(labels: IntArray, ratio: float, seed: int) -> IntArray:
@@ -68,6 +83,10 @@ def long_tailed(labels: IntArray, ratio: float, seed: int) -> IntArray:
         return max(1, math.floor(largest * float(ratio ** -place[label]) + 0.5))
 
     return _drawn(labels, seed, keep)
+
+
+def _part_of(part: float, size: int) -> int:
+    return max(1, math.floor(part * size + 0.5))
 
 
 def _drawn(labels: IntArray, seed: int, count: Callable[[int, int], int]) -> IntArray:

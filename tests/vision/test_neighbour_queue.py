@@ -118,6 +118,18 @@ def test_draws_differ_between_views():
     assert not torch.equal(found.vectors[0], found.vectors[1])
 
 
+def test_half_precision_does_not_blur_cosines():
+    """Under autocast too: of thousands of near cosines the nearest one is found."""
+    q = queue(2000, 8)
+    q.vectors[:] = q.vectors[0] + 0.02 * q.vectors
+    queries, images = torch.randn(1, 50, 8, generator=rng()) * 0.02 + q.vectors[0], torch.full((50,), 99)
+    exact = q.lookup(queries, images, 1, rng())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = q.lookup(queries, images, 1, rng())
+    assert found.similarity.dtype == torch.float32
+    assert torch.equal(found.best, exact.best)
+
+
 def test_too_large_a_batch():
     """Property 8."""
     with pytest.raises(ValueError, match="does not fit"):

@@ -61,10 +61,15 @@ class NeighbourQueue(nn.Module):
             rows: ``(b,)`` int64, the images' rows in the data.
             k: How many of the nearest are drawn from.
             rng: CPU generator; takes the same draws on every rank and for any number of ranks.
+
+        Returns:
+            What was found; cosines in the queue's own precision, under autocast too.
         """
         views, b, _ = queries.shape
-        keys = F.normalize(self.vectors, dim=1)
-        similarity = F.normalize(queries.flatten(0, 1).to(keys), dim=1) @ keys.T
+        # Half precision has some hundred different cosines: among the nearest of thousands nearly all would tie.
+        with torch.autocast(queries.device.type, enabled=False):
+            keys = F.normalize(self.vectors, dim=1)
+            similarity = F.normalize(queries.flatten(0, 1).to(keys), dim=1) @ keys.T
         if self.training:
             own = rows.repeat(views)[:, None] == self.rows
             similarity.masked_fill_(own, -torch.inf)

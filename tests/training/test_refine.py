@@ -280,7 +280,7 @@ def test_two_ranks_equal_one_process(images, encoder, tmp_path):
             )
             for rank in range(world)
         ]
-        assert [process.wait(timeout=120) for process in started] == [0] * world
+        assert [process.wait(timeout=900) for process in started] == [0] * world
     alone, together = metrics(tmp_path / "1"), metrics(tmp_path / "2")
     assert len(alone) == len(together) == 4
     for one, two in zip(alone, together, strict=True):

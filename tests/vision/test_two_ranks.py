@@ -29,7 +29,7 @@ def run_ranks(command: list[str], world: int) -> None:
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(world)
     ]
-    assert [process.wait(timeout=120) for process in started] == [0] * world
+    assert [process.wait(timeout=900) for process in started] == [0] * world
 
 
 @pytest.fixture(scope="module")

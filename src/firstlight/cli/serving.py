@@ -75,7 +75,7 @@ def add_items(
     for problem in encoder.views.problems:
         say(problem)
     replaced = sum(bundle.snapshot.row(name) is not None for name in new.ids)
-    version = bundle.add_items(new.ids, vectors, new.catalogue.items)
+    version = bundle.add_items(new.ids, vectors, new.catalogue.items, new.pictures())
     value = {
         "target": target,
         "version": version,
@@ -101,16 +101,16 @@ def export(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that does not exist yet.")],
     items: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Dataset or table with the items' titles; the run's own dataset if "
-                     "it is still where it was."),
+        typer.Option(metavar="PATH", help="Dataset or table with the items' titles and covers; the run's own dataset "
+                     "if it is still where it was."),
     ] = None,
 ) -> Answer:  # fmt: skip
-    """Write a bundle that can be served: vectors, ids, titles, clicks, and the encoder of new items."""
+    """Write a bundle that can be served: vectors, ids, titles, small covers, clicks, the encoder of new items."""
     from firstlight.serving.export import export_run
     from firstlight.training.run_folder import load_run
 
     loaded = load_run(run)
-    made = export_run(loaded, bundle, _titles(loaded, items))
+    made = export_run(loaded, bundle, *_content(loaded, items))
     base = made.snapshot.base
     value = {
         "run": run,
@@ -124,24 +124,27 @@ def export(
     return Answer(value, lambda console: draw_pairs(console, value))
 
 
-def _titles(run: Run, given: Path | None) -> pl.DataFrame | None:
-    """Texts of the run's items: from the given place, or from where the run's data came, if that still works."""
+def _content(run: Run, given: Path | None) -> tuple[pl.DataFrame | None, Path | None]:
+    """Texts and covers of the run's items, and where paths of covers start.
+
+    They come from the given place, or from where the run's data came, if that still works.
+    """
     from firstlight.core.files import read_json
     from firstlight.serving.new_items import read_new_items
 
     recorded = read_json(run.path / "dataset.json")["path"]
     source = given or Path(recorded)
     if given is None and not (recorded and source.is_dir()):
-        say("the run's dataset is not where it was: the bundle gets no titles (name them with --items)")
-        return None
+        say("the run's dataset is not where it was: no titles and covers (name them with --items)")
+        return None, None
     try:
         known = read_new_items(source)
     except InputError as error:
         if given is not None:
             raise
-        say(f"the bundle gets no titles (name them with --items): {error}")
-        return None
-    return known.catalogue.items.with_columns(item=_series(known.ids))
+        say(f"no titles and covers (name them with --items): {error}")
+        return None, None
+    return known.catalogue.items.with_columns(item=_series(known.ids)), known.folder
 
 
 def _series(ids: list[str]) -> pl.Series:

@@ -8,6 +8,7 @@
             seen.safetensors        indptr (n_users + 1,) int64, items (pairs,) int32: never recommended again
             users.parquet           user: raw ids in row order
             items.parquet           item: raw ids in row order, and text columns (title, …)
+            covers.bin, covers.safetensors   small pictures (:mod:`firstlight.serving.pictures`), or absent
             encoder/                what makes vectors of new items (:mod:`firstlight.serving.encoder`), or absent
 
 A file is read when it is first needed, and its hash is checked then.
@@ -34,6 +35,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.files import atomic_folder, read_json, sync_folder, write_json
 from firstlight.core.hashing import hash_file
 from firstlight.data.interactions import Interactions
+from firstlight.serving.pictures import DATA, ENDS, Pictures, write_pictures
 
 ABOUT = "base.json"
 ENCODER = "encoder"
@@ -75,6 +77,9 @@ class Base(Protocol):
     def fingerprint(self) -> str:
         """Another base has another one."""
 
+    def cover(self, row: int) -> bytes | None:
+        """A small picture of an item row (JPEG), or None."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -91,6 +96,7 @@ class Parts:
     seen: Interactions
     alive: BoolArray
     fingerprint: str = field(default="memory")
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.user_ids), len(self.table))
@@ -110,6 +116,10 @@ class Parts:
     def dim(self) -> int:
         """Width of the vectors."""
         return self.item_vectors.shape[1]
+
+    def cover(self, row: int) -> bytes | None:
+        """A small picture of an item row, or None."""
+        return None if self.pictures is None else self.pictures(row)
 
 
 def parts(
@@ -237,6 +247,19 @@ class FolderBase:
         log = self._tensors("seen.safetensors")
         return Interactions(log["indptr"].numpy(), log["items"].numpy(), self.about["counts"]["items"])
 
+    @cached_property
+    def _covers(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
+        if DATA not in self.about["files"]:
+            return None
+        return np.memmap(self.file(DATA), np.uint8, "r"), self._tensors(ENDS)["ends"].numpy()
+
+    def cover(self, row: int) -> bytes | None:
+        """A small picture of an item row (JPEG), or None."""
+        if self._covers is None:
+            return None
+        data, ends = self._covers
+        return data[ends[row] : ends[row + 1]].tobytes() or None
+
 
 def write_base(
     folder: Path,
@@ -263,6 +286,7 @@ def write_base(
         save_file({name: torch.from_numpy(rows) for name, rows in log.items()}, out / "seen.safetensors")
         pl.DataFrame([base.user_ids.alias("user")]).write_parquet(out / "users.parquet")
         base.table.write_parquet(out / "items.parquet")
+        write_pictures(out, base.cover, len(base.table))
         if write_encoder is not None:
             (out / ENCODER).mkdir()
             write_encoder(out / ENCODER)

@@ -8,15 +8,15 @@ additions then stand in ``RUN/additions``. Both are one class here: the vectors 
 
     BUNDLE/  manifest.json, segments/, lock   the additions
              base-00000001/                   the base (:mod:`firstlight.serving.base`)
-             manifest-00000012.json           what stood before a compaction; the files that it names stay, too
+             base-00000001.index/             its index, if it is large (:mod:`firstlight.serving.approximate`)
+             manifest-00000012.json           what stood before a compaction or a way back; what it names stays, too
 """
 
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -27,13 +27,14 @@ from torch import Tensor
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_folder
-from firstlight.core.topk import top_k_rows
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
 from firstlight.serving.checks import check_ids, check_vectors
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
-from firstlight.serving.journal import MANIFEST, SEGMENTS, Journal, Manifest, Segment, Signature
+from firstlight.serving.index import ExactIndex, Query
+from firstlight.serving.journal import Entry, Journal, Manifest
 from firstlight.serving.run_base import FinishedRun, RunBase
-from firstlight.serving.snapshot import Snapshot
+from firstlight.serving.segment import Rules, Segment
+from firstlight.serving.store import Store
 
 ADDITIONS = "additions"
 
@@ -45,24 +46,13 @@ class Recommendation(NamedTuple):
     score: float
 
 
-class Bundle:
+class Bundle(Store):
     """A served catalogue. Any number of threads may read; writers take turns, also across processes.
 
     Use :meth:`create`, :meth:`open` or :meth:`open_run`.
-
-    Attributes:
-        wait: Seconds that a writer waits for another one.
     """
 
-    def __init__(self, folder: Path, run: RunBase | None = None) -> None:
-        self.folder, self.wait = Path(folder), 10.0
-        self._journal = Journal(self.folder)
-        self._run = run
-        self._turn = threading.RLock()  # guards the three below
-        self._signature: Signature = None
-        self._manifest = Manifest()
-        self._snapshot: Snapshot | None = None
-        self._user_rows: tuple[Base, dict[str, int]] | None = None
+    _user_rows: tuple[Base, dict[str, int]] | None = None
 
     @classmethod
     def create(
@@ -72,6 +62,7 @@ class Bundle:
         *,
         write_encoder: Callable[[Path], None] | None = None,
         about: Mapping[str, Any] | None = None,
+        rules: Rules | None = None,
     ) -> Self:
         """Write a bundle; it appears whole or not at all.
 
@@ -80,6 +71,7 @@ class Bundle:
             base: The catalogue.
             write_encoder: Writes what makes vectors of new items into a folder (``ContentEncoder.save``).
             about: JSON values to keep with it.
+            rules: Blocked items and boosts from the start.
 
         Raises:
             InputError: ``out`` holds something.
@@ -92,7 +84,9 @@ class Bundle:
             with atomic_folder(out) as folder:
                 name = "base-00000001"
                 digest = write_base(folder / name, base, about or {}, write_encoder)
-                Journal(folder).publish(Manifest(1, name, digest))
+                journal = Journal(folder)
+                entries = (journal.write(1, _rules_segment(rules, base.dim)),) if rules else ()
+                journal.publish(Manifest(1, name, digest, entries))
         except OSError as error:
             raise FirstlightError(f"{out} could not be written: {error.strerror or error}") from error
         return cls.open(out)
@@ -115,28 +109,24 @@ class Bundle:
         return bundle
 
     @classmethod
-    def open_run(cls, run: FinishedRun) -> Self:
+    def open_run(
+        cls, run: FinishedRun, items: pl.DataFrame | None = None, folder: Path | None = None
+    ) -> Self:
         """Open a run together with what was added to it (``RUN/additions``, which need not exist).
+
+        Args:
+            run: A finished run.
+            items: Titles and covers of its items, as :func:`firstlight.serving.export.export_run` takes them.
+            folder: What relative cover paths are relative to.
 
         Raises:
             InputError: The additions belong to another model, or a file of them is torn or changed.
         """
-        bundle = cls(run.path / ADDITIONS, RunBase(run))
+        bundle = cls(run.path / ADDITIONS, RunBase(run, items, folder))
         bundle.reload()
         return bundle
 
     # Reading
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The version that was last loaded. Hold on to it where several reads must agree."""
-        assert self._snapshot is not None
-        return self._snapshot
-
-    @property
-    def version(self) -> int:
-        """Its number."""
-        return self.snapshot.version
 
     @property
     def alive(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -163,80 +153,15 @@ class Bundle:
             raise InputError(f"item {item!r} is unknown", path=self.folder)
         return snapshot.item(row)
 
-    def strays(self) -> list[Path]:
-        """Files that do not count: of interrupted writes, of older versions, and strangers."""
-        return self._journal.strays(self._manifest if self._manifest.version else None)
-
-    def interrupted(self) -> list[Path]:
-        """Those of :meth:`strays` that an interrupted write left."""
-        return self._journal.interrupted(self._manifest if self._manifest.version else None)
-
-    def reload(self) -> bool:
-        """Take over what other processes wrote. Costs one system call if they wrote nothing.
-
-        Returns:
-            Whether there is a new version.
-
-        Raises:
-            InputError: A file is missing, torn or changed; the version that was loaded stays.
-        """
-        if self._snapshot is not None and self._journal.signature() == self._signature:
-            return False  # without waiting for a writer of this process
-        with self._turn:
-            signature = self._journal.signature()
-            if self._snapshot is not None and signature == self._signature:
-                return False
-            while True:
-                try:
-                    self._take(self._journal.read() or Manifest())
-                    break
-                except InputError:
-                    # A compaction may have deleted what the manifest named a moment ago.
-                    before, signature = signature, self._journal.signature()
-                    if signature == before:
-                        raise
-            self._signature = signature
-            return True
-
-    def _take(self, manifest: Manifest) -> None:
-        known, old = self._manifest, self._snapshot
-        count = len(known.segments)
-        grown = (known.base, known.base_hash, known.segments) == (
-            manifest.base,
-            manifest.base_hash,
-            manifest.segments[:count],
-        )
-        if old is None or not (grown or known.version == 0):
-            old, count = Snapshot.of(self._base(manifest), manifest.version), 0
-        elif known.version == 0:  # the first additions to a run
-            self._base(manifest)
-        segments = [self._journal.load(entry) for entry in manifest.segments[count:]]
-        dim = old.base.dim if isinstance(old.base, FolderBase) else None  # a run's costs building its model
-        for entry, segment in zip(manifest.segments[count:], segments, strict=True):
-            n, width = segment.vectors.shape
-            if n != len(segment.table) or (dim is not None and width != dim):
-                path = self.folder / SEGMENTS / entry.file
-                raise InputError("the vectors of this segment do not fit", path=path)
-        self._snapshot = old.advanced(manifest.version, segments)
-        self._manifest = manifest
-
-    def _base(self, manifest: Manifest) -> Base:
-        """The base that a manifest names, checked."""
-        if self._run is None:
-            if not manifest.base:
-                raise InputError("the additions of a run are no bundle", path=self.folder)
-            return FolderBase(self.folder / Path(manifest.base).name, manifest.base_hash)
-        if manifest.version and manifest.base_hash != self._run.fingerprint:
-            raise InputError(
-                "these additions were made with another model than the run's",
-                path=self.folder,
-                hint="delete the folder and add the items again",
-            )
-        return self._run
-
     # Writing
 
-    def add_items(self, ids: Sequence[str], vectors: Tensor, table: pl.DataFrame | None = None) -> int:
+    def add_items(
+        self,
+        ids: Sequence[str],
+        vectors: Tensor,
+        table: pl.DataFrame | None = None,
+        covers: Sequence[bytes | None] = (),
+    ) -> int:
         """Add items, or replace those whose ids are there already. Durable when it returns.
 
         No other vector changes. An item that was removed comes back.
@@ -245,6 +170,7 @@ class Bundle:
             ids: ``(n,)`` raw ids.
             vectors: ``(n, dim)`` in scoring space.
             table: Text columns (``title``, …), row-aligned to ``ids``.
+            covers: Small pictures (:func:`firstlight.serving.pictures.thumbnail`), row-aligned to ``ids``.
 
         Returns:
             The version that holds them; the current one if there is nothing to add.
@@ -264,7 +190,7 @@ class Bundle:
             return self.version
         named = pl.DataFrame([pl.Series("item", ids, pl.String), *columns.get_columns()])
         with self._writing():
-            self._append(Segment(named, rows))
+            self._append(Segment(named, rows, covers=tuple(covers)))
             return self.version
 
     def remove_items(self, ids: Sequence[str]) -> int:
@@ -288,24 +214,42 @@ class Bundle:
                     f"{len(missing)} of the items are not in the catalogue, the first is {missing[0]!r}",
                     path=self.folder,
                 )
-            empty = pl.DataFrame({"item": []}, schema={"item": pl.String})
-            self._append(Segment(empty, torch.empty(0, self.snapshot.base.dim), tuple(ids)))
+            self._append(replace(_rules_segment(None, self.snapshot.base.dim), removed=tuple(ids)))
             return self.version
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """The only writer, on top of everything that others have written."""
-        with self._turn, self._journal.lock(self.wait):
-            self.reload()
-            yield
+    def block(self, ids: Iterable[str]) -> int:
+        """Keep items out of every list, whether they are in the catalogue or come later; durable when it returns."""
+        return self._rule(lambda old: Rules(old.blocked | _checked(ids), old.boosts))
 
-    def _append(self, segment: Segment) -> None:
-        manifest = self._manifest
-        if self._run is not None and not manifest.version:
-            manifest = Manifest(base_hash=self._run.fingerprint)
-        after = self._journal.append(manifest, segment)
-        self._snapshot = self.snapshot.advanced(after.version, [segment])
-        self._manifest, self._signature = after, self._journal.signature()
+    def unblock(self, ids: Iterable[str]) -> int:
+        """Let items into lists again; durable when it returns."""
+        return self._rule(lambda old: Rules(old.blocked - _checked(ids), old.boosts))
+
+    def boost(self, factors: Mapping[str, float]) -> int:
+        """Lift items (factors above one) or lower them; one takes a boost back. Durable when it returns.
+
+        Raises:
+            InputError: A factor is not between 0.01 and 100.
+        """
+        _checked(factors)
+        for item, factor in factors.items():
+            if not 0.01 <= factor <= 100:
+                raise InputError(
+                    f"the boost of {item!r} is {factor!r}", hint="factors are between 0.01 and 100"
+                )
+
+        def change(old: Rules) -> Rules:
+            boosts = {item: factor for item, factor in {**old.boosts, **factors}.items() if factor != 1}
+            return Rules(old.blocked, boosts)
+
+        return self._rule(change)
+
+    def _rule(self, change: Callable[[Rules], Rules]) -> int:
+        with self._writing():
+            rules = change(self.snapshot.rules)
+            if rules != self.snapshot.rules:
+                self._append(_rules_segment(rules, self.snapshot.base.dim))
+            return self.version
 
     def compact(self, *, prune: bool = False) -> int:
         """Merge base and segments into a new base; answers stay what they are.
@@ -336,14 +280,54 @@ class Bundle:
                 digest = write_base(
                     self.folder / name, self.snapshot.merged(), base.about["about"], carry_encoder(base)
                 )
-                shutil.copyfile(self.folder / MANIFEST, self.folder / f"manifest-{before.version:08d}.json")
+                self._journal.keep(before)
+                rules = self.snapshot.rules
+                segments: tuple[Entry, ...] = ()
+                if rules != Rules():
+                    segments = (self._journal.write(before.version + 1, _rules_segment(rules, base.dim)),)
             except OSError as error:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 raise FirstlightError(f"{self.folder} could not be compacted: {error}") from error
-            self._journal.publish(Manifest(before.version + 1, name, digest))
+            self._journal.publish(Manifest(before.version + 1, name, digest, segments))
             self.reload()
             if prune:
                 self._prune()
+            return self.version
+
+    def versions(self) -> list[int]:
+        """The versions that :meth:`rollback` can go back to, and the current one; ascending."""
+        return sorted(set().union(*(kept.versions() for kept in self._journal.lineages(self._manifest))))
+
+    def rollback(self, version: int) -> int:
+        """Make the catalogue what it was at an older version; durable when it returns.
+
+        That is a new version: what stood until now stays too, and can be gone back to. Blocked items and boosts are
+        those of now: a taken-down item does not return with an old catalogue.
+
+        Returns:
+            The new version; the current one if that is asked for.
+
+        Raises:
+            InputError: There never was such a version, or its files were pruned. Nothing changes then.
+            FirstlightError: Another writer is at work, or the disk is full. Nothing changes then.
+        """
+        with self._writing():
+            before, snapshot = self._manifest, self.snapshot
+            if version == before.version:
+                return version
+            old = self._journal.at(before, version)
+            self._journal.keep(before)
+            rules = _rules_segment(snapshot.rules, snapshot.base.dim)
+            entry = self._journal.write(before.version + 1, rules)
+            base_hash = old.base_hash or before.base_hash
+            after = Manifest(before.version + 1, old.base, base_hash, (*old.segments, entry))
+            try:
+                self._take(after)  # reads and checks every file
+                self._journal.publish(after)
+            except FirstlightError:
+                self._manifest, self._snapshot = before, snapshot
+                raise
+            self._signature = self._journal.signature()
             return self.version
 
     def prune(self) -> list[Path]:
@@ -390,16 +374,24 @@ class Bundle:
         row = self._users(snapshot.base).get(user)
         if row is None:
             raise InputError(f"user {user!r} is unknown", path=self.folder)
-        scores = snapshot.vectors() @ snapshot.base.user_vectors[row]
-        if not snapshot.alive.all():
-            scores[torch.from_numpy(~snapshot.alive)] = float("-inf")
-        scores[torch.from_numpy(snapshot.base.seen.row(row).astype(np.int64))] = float("-inf")
-        best = top_k_rows(scores[None], k)
-        pairs = zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True)
-        return [Recommendation(snapshot.ids.name(i), score) for i, score in pairs if i >= 0]
+        query = Query(snapshot.base.user_vectors[row], k, snapshot.base.seen.row(row).astype(np.int64))
+        found = ExactIndex().search(snapshot, [query])[0]
+        pairs = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        return [Recommendation(snapshot.ids.name(i), score) for i, score in pairs]
 
     def _users(self, base: Base) -> dict[str, int]:
         kept = self._user_rows
         if kept is None or kept[0] is not base:
             self._user_rows = kept = (base, {user: row for row, user in enumerate(base.user_ids)})
         return kept[1]
+
+
+def _rules_segment(rules: Rules | None, dim: int) -> Segment:
+    """A segment that adds no item."""
+    return Segment(pl.DataFrame(schema={"item": pl.String}), torch.empty(0, dim), rules=rules)
+
+
+def _checked(ids: Iterable[str]) -> frozenset[str]:
+    ids = list(ids)
+    check_ids(ids)
+    return frozenset(ids)

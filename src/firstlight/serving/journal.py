@@ -4,6 +4,7 @@
 
     FOLDER/  manifest.json                   version, base, segments (name, SHA-256, bytes), its own checksum
              segments/00000007.safetensors   what version 7 added and removed
+             manifest-00000012.json          what stood before a compaction or a way back; see :meth:`Journal.at`
              lock                            held by the one writer
 
 A segment is written under a temporary name, synced and renamed; only then is the manifest replaced, in the same way.
@@ -24,15 +25,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_path, read_json
+from firstlight.serving.segment import Segment
 
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
@@ -45,47 +42,6 @@ _LOOK_AGAIN = 0.02
 Signature = tuple[int, int, int, int] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Segment:
-    """One change of the catalogue; removals come before additions.
-
-    Attributes:
-        table: One row an added item: ``item`` (raw id), and any text columns.
-        vectors: ``(n, dim)`` float32, row-aligned to ``table``, in scoring space.
-        removed: Raw ids.
-    """
-
-    table: pl.DataFrame
-    vectors: Tensor
-    removed: tuple[str, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """The segment as a safetensors file: the vectors, and table and ids as UTF-8 JSON."""
-        return save(
-            {
-                "vectors": self.vectors.contiguous(),
-                "table": _as_tensor(self.table.to_dict(as_series=False)),
-                "removed": _as_tensor(list(self.removed)),
-            }
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Segment:
-        """Inverse of :meth:`to_bytes`; the data have been checked by their hash."""
-        tensors = load(data)
-        columns = _from_tensor(tensors["table"])
-        table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
-        return cls(table, tensors["vectors"], tuple(_from_tensor(tensors["removed"])))
-
-
-def _as_tensor(value: Any) -> Tensor:
-    return torch.from_numpy(np.frombuffer(json.dumps(value).encode(), np.uint8).copy())
-
-
-def _from_tensor(tensor: Tensor) -> Any:
-    return json.loads(tensor.numpy().tobytes())
-
-
 @dataclass(frozen=True)
 class Entry:
     """How the manifest names a segment: the file's name, its SHA-256 and its length in bytes."""
@@ -93,6 +49,11 @@ class Entry:
     file: str
     sha256: str
     bytes: int
+
+    @property
+    def version(self) -> int:
+        """The version that it made."""
+        return int(Path(self.file).stem)
 
 
 @dataclass(frozen=True)
@@ -110,6 +71,15 @@ class Manifest:
     base: str = ""
     base_hash: str = ""
     segments: tuple[Entry, ...] = field(default=())
+
+    @property
+    def first(self) -> int:
+        """The version of the base alone: 0 where it is a run."""
+        return int(self.base.removeprefix("base-") or 0)
+
+    def versions(self) -> set[int]:
+        """The versions that can be made of the files it names."""
+        return {self.first, self.version, *(entry.version for entry in self.segments)}
 
     def to_json(self) -> str:
         """One JSON object with a checksum over all the rest."""
@@ -145,13 +115,16 @@ class Journal:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
-    def read(self) -> Manifest | None:
+    def read(self, name: str = MANIFEST) -> Manifest | None:
         """The manifest, or None where there is none.
+
+        Args:
+            name: Another one than that which counts.
 
         Raises:
             InputError: It is torn, or of another format version.
         """
-        path = self.folder / MANIFEST
+        path = self.folder / name
         try:
             body = read_json(path)
         except FileNotFoundError:
@@ -203,24 +176,66 @@ class Journal:
             FirstlightError: The disk is full or refuses; the catalogue is as it was.
         """
         version = manifest.version + 1
-        data = segment.to_bytes()
-        path = self.folder / SEGMENTS / f"{version:08d}.safetensors"
-        entry = Entry(path.name, hashlib.sha256(data).hexdigest(), len(data))
+        entry = self.write(version, segment)
         after = replace(manifest, version=version, segments=(*manifest.segments, entry))
-        with saving(path) as temporary:
-            temporary.write_bytes(data)
         try:
             self.publish(after)
         except FirstlightError:  # and nothing else: after an interruption the manifest may name the segment
             with suppress(OSError):
-                path.unlink()
+                (self.folder / SEGMENTS / entry.file).unlink()
             raise
         return after
+
+    def write(self, version: int, segment: Segment) -> Entry:
+        """Write a segment that no manifest names yet.
+
+        Raises:
+            FirstlightError: The disk is full or refuses.
+        """
+        data = segment.to_bytes()
+        path = self.folder / SEGMENTS / f"{version:08d}.safetensors"
+        with saving(path) as temporary:
+            temporary.write_bytes(data)
+        return Entry(path.name, hashlib.sha256(data).hexdigest(), len(data))
 
     def publish(self, manifest: Manifest) -> None:
         """Replace the manifest: this is the moment at which a change counts."""
         with saving(self.folder / MANIFEST) as temporary:
             temporary.write_text(manifest.to_json(), encoding="utf-8")
+
+    def keep(self, manifest: Manifest) -> None:
+        """Write a manifest as ``manifest-VERSION.json``, so that its versions can be gone back to."""
+        with saving(self.folder / f"manifest-{manifest.version:08d}.json") as temporary:
+            temporary.write_text(manifest.to_json(), encoding="utf-8")
+
+    def lineages(self, current: Manifest) -> list[Manifest]:
+        """The manifest that counts and those that were kept, by version; each names all that its versions need."""
+        kept = (self.read(path.name) for path in self._children("") if path.match("manifest-*.json"))
+        found = {manifest.version: manifest for manifest in kept if manifest is not None}
+        return [manifest for _, manifest in sorted({**found, current.version: current}.items())]
+
+    def at(self, current: Manifest, version: int) -> Manifest:
+        """What the manifest was at an older version.
+
+        Changes are numbered by the version that they made and manifests are kept whenever the next one does not go
+        on from them. So the oldest manifest that is no older than a version, without newer changes, is that version.
+
+        Raises:
+            InputError: There never was such a version, or its files were pruned.
+        """
+        lineages = self.lineages(current)
+        for manifest in lineages:
+            if manifest.version >= version:
+                if version not in manifest.versions():
+                    break
+                segments = tuple(entry for entry in manifest.segments if entry.version <= version)
+                return replace(manifest, version=version, segments=segments)
+        known = sorted(set().union(*(manifest.versions() for manifest in lineages)))
+        raise InputError(
+            f"version {version} is not kept",
+            path=self.folder,
+            hint=f"the newest that are: {', '.join(map(str, known[-10:]))}",
+        )
 
     def strays(self, manifest: Manifest | None) -> list[Path]:
         """Files that do not count: of interrupted writes, of versions before the base, and strangers.
@@ -229,7 +244,7 @@ class Journal:
         """
         named = {entry.file for entry in manifest.segments} if manifest else set()
         base = manifest.base if manifest else ""
-        known = {MANIFEST, LOCK, SEGMENTS, base}
+        known = {MANIFEST, LOCK, SEGMENTS, base, f"{base}.index"}
         found = [path for path in self._children("") if path.name not in known]
         return sorted(found + [path for path in self._children(SEGMENTS) if path.name not in named])
 

@@ -14,6 +14,8 @@ from firstlight.core.errors import InputError
 from firstlight.core.topk import TopK, blocked_top_k
 from firstlight.evaluation.scorer import VectorScorer, rank
 from firstlight.serving.bundle import Bundle
+from firstlight.serving.index import scores_of
+from firstlight.serving.snapshot import Snapshot
 
 #: Users whose lists are held at once.
 _CHUNK = 50_000
@@ -38,10 +40,16 @@ def recommend_all(bundle: Bundle, users: Sequence[str] | None = None, k: int = 2
     base, names = snapshot.base, snapshot.ids.names(snapshot.n_rows)
     rows = _rows(base.user_ids, users, "user")
     scorer, seen = VectorScorer(base.user_vectors, snapshot.vectors()), snapshot.seen()
-    pool = None if snapshot.alive.all() else snapshot.alive
+    lifted = snapshot.boosts[0]
+    pool = None if snapshot.shown.all() else snapshot.shown
+    if len(lifted):
+        pool = snapshot.shown.copy()
+        pool[lifted] = False
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         blocks = rank(scorer, chunk, k, [seen], pool)
+        if len(lifted):
+            blocks = ((part, _with_boosts(snapshot, chunk[part], best, k)) for part, best in blocks)
         yield pl.concat([_table(base.user_ids, names, chunk[part], best, "user") for part, best in blocks])
 
 
@@ -70,6 +78,19 @@ def similar_items(bundle: Bundle, items: Sequence[str] | None = None, k: int = 2
     allowed = None if bool(alive.all()) else alive
     for part, best in blocked_top_k(unit[torch.from_numpy(rows)], unit, k, exclude=own, allowed=allowed):
         yield _table(names, names, rows[part], best, "item")
+
+
+def _with_boosts(snapshot: Snapshot, users: IntArray, best: TopK, k: int) -> TopK:
+    """Lists without the boosted items, completed by them."""
+    base, rows = snapshot.base, snapshot.boosts[0]
+    rows = rows[snapshot.shown[rows]]
+    scores = scores_of(snapshot, base.user_vectors[torch.from_numpy(users)], rows)
+    for at, user in enumerate(users.tolist()):
+        scores[at, torch.from_numpy(np.isin(rows, base.seen.row(user)))] = float("-inf")
+    ids = torch.where(scores > float("-inf"), torch.from_numpy(rows), -1)
+    ids, scores = torch.cat([best.ids, ids], dim=1), torch.cat([best.scores, scores], dim=1)
+    order = torch.from_numpy(np.lexsort((ids.numpy(), -scores.numpy()), axis=1)[:, :k])
+    return TopK(ids.gather(1, order), scores.gather(1, order))
 
 
 def _rows(ids: pl.Series, wanted: Sequence[str] | None, kind: str) -> IntArray:

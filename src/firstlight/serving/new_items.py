@@ -16,6 +16,7 @@ from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.formats import Problems, read_dataset
 from firstlight.data.formats.features import read_feature
 from firstlight.data.formats.items import read_items
+from firstlight.serving.pictures import pictures_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -35,6 +36,13 @@ class NewItems:
     catalogue: Catalogue
     folder: Path | None = None
     notes: tuple[str, ...] = ()
+
+    def pictures(self) -> list[bytes | None]:
+        """``(n,)`` small pictures of the covers; None where there is none that can be used."""
+        if "cover" not in self.catalogue.items.columns:
+            return [None] * len(self.ids)
+        picture = pictures_of(self.catalogue.items["cover"], self.folder)
+        return [picture(row) for row in range(len(self.ids))]
 
 
 def read_new_items(

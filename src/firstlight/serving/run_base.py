@@ -17,7 +17,8 @@ from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.scorer import Scorer
 from firstlight.models.base import Recommender
-from firstlight.serving.base import BoolArray
+from firstlight.serving.base import BoolArray, text_columns
+from firstlight.serving.pictures import Pictures, pictures_of
 
 
 class FinishedRun(Protocol):
@@ -61,12 +62,26 @@ class RunBase:
 
     Args:
         run: A finished run.
+        items: ``item`` (raw ids), text columns, and covers, in any order.
+        folder: What relative cover paths are relative to.
     """
 
-    def __init__(self, run: FinishedRun) -> None:
+    def __init__(
+        self, run: FinishedRun, items: pl.DataFrame | None = None, folder: Path | None = None
+    ) -> None:
         self.run = run
         self.user_ids = run.user_ids
-        self.table = pl.DataFrame([run.item_ids.alias("item")])
+        self.table = pl.DataFrame([run.item_ids.alias("item").cast(pl.String)])
+        self._pictures: Pictures | None = None
+        if items is not None:
+            ids = items["item"].cast(pl.String)
+            texts = pl.DataFrame([ids, *text_columns(items).get_columns()])
+            if "cover" in items.columns:
+                joined = self.table.join(
+                    pl.DataFrame([ids, items["cover"]]), on="item", how="left", maintain_order="left"
+                )
+                self._pictures = pictures_of(joined["cover"], folder)
+            self.table = self.table.join(texts, on="item", how="left", maintain_order="left")
         self.alive: BoolArray = np.ones(len(run.item_ids), np.bool_)
 
     @cached_property
@@ -97,6 +112,10 @@ class RunBase:
         """What the run knows of its users: its training log, and validation where that was not trained on."""
         valid = self.run.parts.get("valid")
         return self.run.seen if valid is None else self.run.seen.union(valid)
+
+    def cover(self, row: int) -> bytes | None:
+        """A small picture of an item row (JPEG), or None; made when asked for."""
+        return None if self._pictures is None else self._pictures(row)
 
     @cached_property
     def fingerprint(self) -> str:

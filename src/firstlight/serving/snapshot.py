@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from firstlight.data.interactions import Interactions
 from firstlight.serving.base import Base, BoolArray, Parts
-from firstlight.serving.journal import Segment
 from firstlight.serving.rows import Rows
+from firstlight.serving.segment import Rules, Segment
 
 #: Rows, and what stands there now.
 Change = tuple[npt.NDArray[np.int64], Tensor]
@@ -82,6 +83,8 @@ class Snapshot:
         version: Counts the changes.
         alive: ``(n_rows,)`` bool: rows that are in the catalogue.
         texts: Row → text columns of items that were added or replaced.
+        pictures: Row → small picture of the same items.
+        rules: Blocked items and boosts.
     """
 
     base: Base
@@ -89,6 +92,8 @@ class Snapshot:
     version: int
     alive: BoolArray
     texts: dict[int, dict[str, str | None]]
+    pictures: dict[int, bytes | None] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     _changes: list[Change] = field(default_factory=list)
     _start: Rows | None = None
     _vectors: Rows | None = None
@@ -119,6 +124,39 @@ class Snapshot:
                 self._vectors, self._start, self._changes = rows, None, []
             return self._vectors.values
 
+    @cached_property
+    def shown(self) -> BoolArray:
+        """``(n_rows,)`` bool: rows that may be in a list: alive and not blocked."""
+        rows = self.rows_of(self.rules.blocked)
+        if not rows:
+            return self.alive
+        shown = self.alive.copy()
+        shown[rows] = False
+        return shown
+
+    @cached_property
+    def hidden(self) -> npt.NDArray[np.int64]:
+        """The other rows, ascending."""
+        return np.flatnonzero(~self.shown)
+
+    @cached_property
+    def boosts(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Boosted rows ``(b,)``, ascending, and their factors."""
+        known = {self.ids.row(item): factor for item, factor in self.rules.boosts.items()}
+        kept = sorted((row, factor) for row, factor in known.items() if row is not None and row < self.n_rows)
+        return np.array([row for row, _ in kept], np.int64), np.array([f for _, f in kept], np.float32)
+
+    def rows_of(self, items: Iterable[str]) -> list[int]:
+        """Rows of those ``items`` that ever were in the catalogue."""
+        rows = (self.ids.row(item) for item in items)
+        return [row for row in rows if row is not None and row < self.n_rows]
+
+    def cover(self, row: int) -> bytes | None:
+        """A small picture of a row (JPEG), or None."""
+        if row in self.texts or row >= len(self.base.table):
+            return self.pictures.get(row)
+        return self.base.cover(row)
+
     def seen(self) -> Interactions:
         """The clicks, over this version's rows."""
         log = self.base.seen
@@ -135,7 +173,7 @@ class Snapshot:
 
     def advanced(self, version: int, segments: Sequence[Segment]) -> Snapshot:
         """The next version; this one stays as it is."""
-        alive, texts = self.alive, dict(self.texts)
+        alive, texts, pictures, rules = self.alive, dict(self.texts), dict(self.pictures), self.rules
         changes: list[Change] = []
         for segment in segments:
             gone = self.ids.add(segment.removed)  # known ids: the rows are there
@@ -145,12 +183,16 @@ class Snapshot:
             alive[rows] = True
             for row, entry in zip(rows.tolist(), segment.table.iter_rows(named=True), strict=True):
                 texts[row] = {name: value for name, value in entry.items() if name != "item"}
+                pictures[row] = None
+            pictures.update(zip(rows.tolist(), segment.covers, strict=False))
+            rules = rules if segment.rules is None else segment.rules
             if len(rows):
                 changes.append((rows, segment.vectors))
         with self._lock:  # whoever has read the vectors of this version leaves them to the next
             ready = self._vectors if self._vectors is not None else self._start
             before = [] if self._vectors is not None else self._changes
-        return Snapshot(self.base, self.ids, version, alive, texts, [*before, *changes], ready)
+        changes = [*before, *changes]
+        return Snapshot(self.base, self.ids, version, alive, texts, pictures, rules, changes, ready)
 
     def merged(self) -> Parts:
         """This version as a base.
@@ -170,6 +212,7 @@ class Snapshot:
             self.vectors()[torch.from_numpy(rows)],
             moved,
             self.alive[rows],
+            pictures=lambda row: self.cover(int(rows[row])),
         )
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pl.DataFrame:

@@ -1,0 +1,91 @@
+"""One change of a catalogue, and the file that it is kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an operator wants of the lists, whatever the model says.
+
+    Attributes:
+        blocked: Raw ids that are in no list; they need not be in the catalogue.
+        boosts: Raw id → factor of its score: above one lifts the item, below one lowers it.
+    """
+
+    blocked: frozenset[str] = frozenset()
+    boosts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One change of the catalogue; removals come before additions.
+
+    Attributes:
+        table: One row an added item: ``item`` (raw id), and any text columns.
+        vectors: ``(n, dim)`` float32, row-aligned to ``table``, in scoring space.
+        removed: Raw ids.
+        covers: ``(n,)`` small pictures (JPEG) or None, row-aligned to ``table``; empty if there is none at all.
+        rules: The rules from here on; None if they stay as they are.
+    """
+
+    table: pl.DataFrame
+    vectors: Tensor
+    removed: tuple[str, ...] = ()
+    covers: tuple[bytes | None, ...] = ()
+    rules: Rules | None = None
+
+    def to_bytes(self) -> bytes:
+        """The segment as a safetensors file: the vectors, and table and ids as UTF-8 JSON."""
+        tensors = {
+            "vectors": self.vectors.contiguous(),
+            "table": _as_tensor(self.table.to_dict(as_series=False)),
+            "removed": _as_tensor(list(self.removed)),
+        }
+        if any(self.covers):
+            sizes = [len(cover or b"") for cover in self.covers]
+            tensors["covers.ends"] = torch.tensor([0, *sizes]).cumsum(0)
+            tensors["covers.data"] = _bytes_tensor(b"".join(cover or b"" for cover in self.covers))
+        if self.rules is not None:
+            rules = {"blocked": sorted(self.rules.blocked), "boosts": dict(self.rules.boosts)}
+            tensors["rules"] = _as_tensor(rules)
+        return save(tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Segment:
+        """Inverse of :meth:`to_bytes`; the data have been checked by their hash."""
+        tensors = load(data)
+        columns = _from_tensor(tensors["table"])
+        table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+        covers: tuple[bytes | None, ...] = ()
+        if "covers.ends" in tensors:
+            pictures, ends = tensors["covers.data"].numpy(), tensors["covers.ends"].tolist()
+            covers = tuple(pictures[a:b].tobytes() or None for a, b in pairwise(ends))
+        rules = None
+        if "rules" in tensors:
+            found = _from_tensor(tensors["rules"])
+            rules = Rules(frozenset(found["blocked"]), found["boosts"])
+        return cls(table, tensors["vectors"], tuple(_from_tensor(tensors["removed"])), covers, rules)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    return _bytes_tensor(json.dumps(value).encode())
+
+
+def _bytes_tensor(data: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def _from_tensor(tensor: Tensor) -> Any:
+    return json.loads(tensor.numpy().tobytes())

@@ -117,6 +117,7 @@ def experiments() -> str:
     """Tables that the experiment scripts wrote as they are: title, note, header, rows."""
     parts = []
     for folder, heading in (
+        ("vision", "## Refined encoders"),
         ("records", "## Filters without training, and blends"),
         ("ablation", "## What earns its place in MHCR"),
         ("paper", "## The paper's own experiments, and what they rest on"),

@@ -15,8 +15,8 @@ from firstlight.core.errors import InputError
 from firstlight.evaluation.encoder_clusters import agreement, cluster, matched_accuracy, separation
 from firstlight.evaluation.encoder_config import ClusterConfig, LinearConfig, LowShotConfig
 from firstlight.evaluation.encoder_features import Layer
-from firstlight.evaluation.encoder_few import logistic_regression, low_shot
-from firstlight.evaluation.encoder_linear import ProbeGrid, linear_probe, probe_inputs, schedule
+from firstlight.evaluation.encoder_linear import ProbeGrid, linear_probe, probe_inputs
+from firstlight.evaluation.encoder_low_shot import logistic_regression, low_shot
 from firstlight.evaluation.encoder_subsets import held_out, long_tailed, share, shots
 
 
@@ -64,12 +64,6 @@ def test_a_long_tail_falls_along_an_exponential():
     uneven = np.repeat([0, 1, 2], [20, 100, 50])  # the largest class leads; no class gains rows
     assert np.bincount(uneven[long_tailed(uneven, 4, 0)]).tolist() == [20, 100, 50]
     assert np.bincount(uneven[long_tailed(uneven, 100, 0)]).tolist() == [1, 100, 10]
-
-
-def test_schedule_vector():
-    expected = [0.2, 0.4, 0.6, 0.8, 1, 0.933, 0.75, 0.5, 0.25, 0.067]
-    assert schedule(10, 4) == pytest.approx(expected, abs=1e-3)
-    assert schedule(10, 4, end=0.1)[-1] == pytest.approx(0.1 + 0.9 * 0.067, abs=1e-3)
 
 
 def test_inputs_are_the_output_and_the_last_four_blocks():

@@ -20,7 +20,7 @@ from PIL import Image
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.training.checkpoint import load_tensors
 from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
-from firstlight.training.encoder_optimiser import GroupAdamW, warmup_cosine
+from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.pretrain import pretrain
 from firstlight.training.recipes import list_recipes
 from firstlight.vision.encoder_file import load_encoder
@@ -88,17 +88,6 @@ def stopping_at(step):
             raise Stop
 
     return emit
-
-
-def test_schedule_vector():
-    found = [warmup_cosine(step, 10, 4, 1.0, 0.0) for step in range(10)]
-    expected = [0.2, 0.4, 0.6, 0.8, 1, 0.933, 0.75, 0.5, 0.25, 0.067]
-    assert found == pytest.approx(expected, abs=5e-4)
-    ending = [warmup_cosine(step, 50, 10, 1e-3, 1e-6) for step in range(50)]
-    assert all(np.diff(ending[:11]) > 0)
-    assert all(np.diff(ending[10:]) < 0)
-    assert ending[10] == 1e-3
-    assert ending[-1] > 1e-6
 
 
 def test_the_peak_scales_with_the_batch():

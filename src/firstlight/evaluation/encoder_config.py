@@ -74,7 +74,7 @@ class FinetuneConfig(_Config):
     end_rate: float = Field(1e-6, ge=0)
     """Rate that the cosine ends at."""
     warmup_epochs: float = Field(5, ge=0)
-    """Epochs in which the rate rises."""
+    """Epochs in which the rate rises; never more than a fifth of ``epochs``."""
     weight_decay: float = Field(0.05, ge=0)
     """AdamW's; none on biases, norms, tokens and positions."""
     layer_decay: float = Field(0.75, gt=0, le=1)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
+from firstlight.core.schedules import warmup_cosine
 from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.evaluation.encoder_config import FinetuneConfig
 from firstlight.evaluation.encoder_data import LabelledImages, Part
-from firstlight.evaluation.encoder_linear import schedule
 from firstlight.evaluation.encoder_subsets import share
 from firstlight.vision.augment import crops
 from firstlight.vision.crop_config import CropConfig, crop_and_flip
@@ -99,9 +99,7 @@ def finetune(
     batch = min(config.batch_size, len(bank.rows))
     per_epoch = len(bank.rows) // batch
     peak = config.base_rate * batch / _REFERENCE_BATCH
-    factors = schedule(
-        config.epochs * per_epoch, round(config.warmup_epochs * per_epoch), config.end_rate / peak
-    )
+    total, warmup = config.epochs * per_epoch, round(min(config.warmup_epochs, config.epochs / 5) * per_epoch)
     optimiser = torch.optim.AdamW(model.groups(config), lr=peak, betas=_BETAS)
     views = crop_and_flip(encoder.vit.config.image_size, (config.min_scale, 1.0)).model_copy(
         update={"mean": encoder.mean, "std": encoder.std}
@@ -110,8 +108,9 @@ def finetune(
     for epoch in range(config.epochs):
         losses = []
         for step, (inputs, labels) in enumerate(_crops(bank, batch, views, seed, epoch)):
+            rate = warmup_cosine(epoch * per_epoch + step, total, warmup, peak, config.end_rate)
             for group in optimiser.param_groups:
-                group["lr"] = peak * factors[epoch * per_epoch + step] * group["lr_scale"]
+                group["lr"] = rate * group["lr_scale"]
             losses.append(_step(model, optimiser, inputs.to(device), labels.to(device), config))
         mean = float(np.mean(losses))
         if not math.isfinite(mean):

@@ -6,7 +6,6 @@ not mix, and one product a step serves the whole grid.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.core.errors import InputError
+from firstlight.core.schedules import warmup_cosine
 from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.evaluation.encoder_config import LinearConfig
 from firstlight.evaluation.encoder_features import Layer
@@ -97,14 +97,6 @@ class ProbeGrid(nn.Module):
         self.bias -= moving_bias * (self.rates * scale)
 
 
-def schedule(steps: int, warmup: int, end: float = 0.0) -> list[float]:
-    """Factors on the learning rate, per update: a linear rise to 1, then a cosine towards ``end`` (§3.1)."""
-    rise = [(step + 1) / (warmup + 1) for step in range(min(warmup, steps))]
-    left = steps - warmup
-    fall = [(1 + math.cos(math.pi * step / left)) / 2 for step in range(max(0, left))]
-    return rise + [end + (1 - end) * factor for factor in fall]
-
-
 @torch.inference_mode()
 def train_grid(
     parts: Sequence[Tensor], rows: IntArray, labels: IntArray, n_classes: int, config: LinearConfig, seed: int
@@ -130,13 +122,14 @@ def train_grid(
     targets = torch.from_numpy(labels)
     per_epoch = len(rows) // batch
     steps = config.epochs * per_epoch
-    factors = schedule(steps, round(config.warmup * steps))
+    warmup = round(config.warmup * steps)
     for epoch in range(config.epochs):
         order = rows[numpy_stream(seed, "linear-order", epoch).permutation(len(rows))]
         for step in range(per_epoch):
             chosen = torch.from_numpy(order[step * batch : (step + 1) * batch])
             inputs = torch.cat([part[chosen] for part in parts], dim=1)
-            grid.step(inputs, targets[chosen], factors[epoch * per_epoch + step])
+            factor = warmup_cosine(epoch * per_epoch + step, steps, warmup, peak=1.0, end=0.0)
+            grid.step(inputs, targets[chosen], factor)
     return grid.eval()
 
 

@@ -17,10 +17,10 @@ from firstlight.evaluation.encoder_clusters import ClusterResult, cluster
 from firstlight.evaluation.encoder_config import ProbeConfig
 from firstlight.evaluation.encoder_data import LabelledImages
 from firstlight.evaluation.encoder_features import Layer, encoder_layers, extract, poolings
-from firstlight.evaluation.encoder_few import LowShotResult, low_shot
 from firstlight.evaluation.encoder_finetune import finetune
 from firstlight.evaluation.encoder_knn import knn_classify
 from firstlight.evaluation.encoder_linear import LinearResult, linear_probe
+from firstlight.evaluation.encoder_low_shot import LowShotResult, low_shot
 from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.vit import ViT
 

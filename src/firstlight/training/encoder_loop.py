@@ -23,10 +23,11 @@ from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import average_gradients, gather
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.core.events import Emit, silent
+from firstlight.core.schedules import warmup_cosine
 from firstlight.core.seeds import torch_stream
 from firstlight.training.checkpoint import load_tensors, save_tensors
 from firstlight.training.encoder_config import EncoderTrainingConfig
-from firstlight.training.encoder_optimiser import GroupAdamW, warmup_cosine
+from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.optimisers import all_finite
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.objective import ImageBatch, Objective

@@ -24,14 +24,12 @@ from torch import Tensor
 
 from firstlight.core.errors import InputError
 from firstlight.core.files import atomic_path, read_json, write_json
+from firstlight.vision.crop_config import IMAGENET_MEAN, IMAGENET_STD
 from firstlight.vision.positions import resize_positions
 from firstlight.vision.vit import ViT, ViTConfig, pool
 
 WEIGHTS, ABOUT = "encoder.safetensors", "encoder.json"
 FORMAT_VERSION = 1
-
-#: Mean and standard deviation of ImageNet's channels in [0, 1].
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 #: What :meth:`Encoder.features` gives of an image.
 Tokens = Literal["class", "mean", "patches"]

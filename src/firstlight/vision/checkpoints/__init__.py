@@ -18,7 +18,8 @@ from firstlight.core.hashing import hash_file
 from firstlight.vision.checkpoints.containers import Container, read_container
 from firstlight.vision.checkpoints.layouts import Renamed, rename
 from firstlight.vision.checkpoints.shapes import Hints, read_shape
-from firstlight.vision.encoder_file import IMAGENET_MEAN, IMAGENET_STD, Encoder
+from firstlight.vision.crop_config import IMAGENET_MEAN, IMAGENET_STD
+from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.vit import ViT
 
 #: Weights in folders of Hugging Face and timm.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import firstlight
-from firstlight.cli import data, embed, probe, ranking, refine, serving, system, training, vision
+from firstlight.cli import data, embed, pipeline, probe, ranking, refine, serving, system, training, vision
 from firstlight.cli.exits import OK, report
 
 app = typer.Typer(
@@ -36,7 +39,7 @@ def options(
     """Recommendations that work for items nobody has clicked yet."""
 
 
-for room in (system, data, training, ranking, serving, vision, refine, embed, probe):
+for room in (system, data, training, ranking, serving, vision, refine, embed, probe, pipeline):
     room.register(app)
 
 
@@ -58,6 +61,29 @@ def run(arguments: Sequence[str]) -> int:
     except BaseException as error:
         return report(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else OK
+
+
+def call(arguments: Sequence[str]) -> dict[str, Any]:
+    """Run one command line and give what it prints with ``--json``; errors are raised.
+
+    Args:
+        arguments: The words after ``firstlight``, without ``--json``.
+
+    Raises:
+        FirstlightError: As the command raises it.
+    """
+    held, before = io.StringIO(), sys.argv
+    # Runs keep the command that made them.
+    sys.argv = ["firstlight", *arguments]
+    try:
+        with contextlib.redirect_stdout(held):
+            typer.main.get_command(app).main(
+                args=[*arguments, "--json"], prog_name="firstlight", standalone_mode=False
+            )
+    finally:
+        sys.argv = before
+    found: dict[str, Any] = json.loads(held.getvalue())
+    return found
 
 
 def main() -> None:

@@ -129,6 +129,8 @@ def _content(run: Run, given: Path | None) -> tuple[pl.DataFrame | None, Path | 
 
     They come from the given place, or from where the run's data came, if that still works.
     """
+    import polars as pl
+
     from firstlight.core.files import read_json
     from firstlight.serving.new_items import read_new_items
 
@@ -144,7 +146,9 @@ def _content(run: Run, given: Path | None) -> tuple[pl.DataFrame | None, Path | 
             raise
         say(f"no titles and covers (name them with --items): {error}")
         return None, None
-    return known.catalogue.items.with_columns(item=_series(known.ids)), known.folder
+    # A catalogue without any column has no rows either.
+    columns = known.catalogue.items.drop("item", strict=False).get_columns()
+    return pl.DataFrame([_series(known.ids), *columns]), known.folder
 
 
 def _series(ids: list[str]) -> pl.Series:

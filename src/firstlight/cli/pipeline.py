@@ -1,0 +1,170 @@
+"""The command ``pipeline``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firstlight.cli.exits import Interrupted
+from firstlight.cli.options import command
+from firstlight.cli.output import Answer, draw_table, say
+from firstlight.cli.progress import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from firstlight.pipeline.plan import Step
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    command(app, "pipeline", interrupted="the same command goes on where it stopped")(pipeline)
+
+
+def pipeline(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped pipeline.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to fill; NAME-out if not given.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show steps, sizes, times and the commands.")
+    ] = False,
+    only: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Run this step alone; what it reads must be there.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the file, e.g. data.path=clicks.csv."),
+    ] = None,
+) -> Answer:
+    """Go from catalogue and log to a bundle and a report; what is there already is not made again.
+
+    Every step is one of the other commands, and can be run by itself; --dry-run prints them.
+    """
+    from firstlight.pipeline.config import read_pipeline
+    from firstlight.pipeline.plan import plan
+
+    settings, source = read_pipeline(config, changes or [])
+    folder = Path(f"{settings.name}-out") if out is None else out
+    steps = plan(settings, folder, source)
+    if dry_run:
+        return _dry(settings, steps, folder)
+    from firstlight.pipeline.run import run_pipeline
+
+    results = run_pipeline(steps, folder, _execute, only=only, emit=_tell)
+    rows = [
+        {"step": r.step.name, "was": r.state, "seconds": r.seconds, "output": r.step.output} for r in results
+    ]
+    value = {"name": settings.name, "out": folder, "steps": rows}
+    value["numbers"] = {
+        result.step.name.partition(":")[2]: result.answer
+        for result in results
+        if result.step.kind == "numbers"
+    }
+    return Answer(value, lambda console: _draw(console, value, steps))
+
+
+def _execute(words: Sequence[str]) -> dict[str, Any]:
+    from firstlight.cli.app import call
+
+    try:
+        return call(words)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+
+
+def _tell(event: str, /, **values: Any) -> None:
+    if event == "message":
+        say(str(values["text"]))
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as one types it."""
+    return shlex.join(["firstlight", *words])
+
+
+def _dry(settings: Any, steps: list[Step], folder: Path) -> Answer:
+    from firstlight.pipeline.estimate import estimate, sizes_of
+    from firstlight.pipeline.run import states
+
+    sizes, state = sizes_of(settings, steps, folder), states(steps, folder)
+    rows: list[dict[str, Any]] = []
+    for step in steps:
+        expected = estimate(step, steps, sizes, folder)
+        lines = [command_line(words) for words in step.commands]
+        if step.kind == "numbers":
+            lines[-1] += f" --json > {shlex.quote(str(step.output))}"
+        rows.append(
+            {
+                "step": step.name,
+                "state": state[step.name],
+                "size": expected.size,
+                "seconds": round(expected.seconds, 1),
+                "measured": expected.measured,
+                "commands": lines,
+                "output": step.output,
+            }
+        )
+    left = sum(row["seconds"] for row in rows if row["state"] != "done")
+    value = {"name": settings.name, "out": folder, "steps": rows, "seconds_left": round(left, 1)}
+    return Answer(value, lambda console: _draw_dry(console, value))
+
+
+def _draw_dry(target: Console, value: dict[str, Any]) -> None:
+    body = [
+        [
+            row["step"],
+            row["state"],
+            row["size"],
+            ("" if row["measured"] else "about ") + duration(row["seconds"]),
+        ]
+        for row in value["steps"]
+    ]
+    draw_table(target, ["step", "state", "size", "time"], body)
+    target.print()
+    for row in value["steps"]:
+        target.print(f"# {row['step']}")
+        for line in row["commands"]:
+            target.print(line, soft_wrap=True)
+    target.print()
+    target.print(
+        f"about {duration(value['seconds_left'])} (minutes:seconds, on two cores) to go; nothing was run"
+    )
+
+
+def _draw(target: Console, value: dict[str, Any], steps: list[Step]) -> None:
+    body = [
+        [row["step"], "was there" if row["was"] == "done" else duration(row["seconds"]), str(row["output"])]
+        for row in value["steps"]
+    ]
+    draw_table(target, ["step", "time", "where"], body)
+    _draw_numbers(target, value["numbers"])
+    there = {step.kind: step.output for step in steps if step.output.exists()}
+    program = "firstlight" if not sys.argv[0].endswith("/firstlight") else sys.argv[0]
+    if "bundle" in there:
+        target.print(f"open the page:   {program} serve {there['bundle']}")
+    if "page" in there:
+        target.print(f"read the report: {there['page'].resolve().as_uri()}")
+
+
+def _draw_numbers(target: Console, numbers: dict[str, Any]) -> None:
+    columns = ("warm/warm", "cold/cold", "warm/all", "cold/all", "all/all")
+    body = []
+    for name, found in numbers.items():
+        k = 20 if 20 in found["k"] else found["k"][0]
+        protocols = found["protocols"]
+        values = [protocols[c]["metrics"][f"recall@{k}"] if c in protocols else None for c in columns]
+        body.append([name, *values, found["harmonic"]["metrics"].get(f"recall@{k}")])
+    if body:
+        target.print()
+        draw_table(
+            target, ["run", *columns, "harmonic"], body, title="recall, targets / items that are ranked"
+        )
+        target.print()

@@ -1,0 +1,367 @@
+"""The pipeline: what is made again and what is not, after changes, failures and kills; and what its errors say."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from firstlight.cli.app import call
+from firstlight.core.errors import DivergenceError, InputError
+from firstlight.core.hashing import hash_file
+from firstlight.pipeline.config import list_pipelines, read_pipeline
+from firstlight.pipeline.plan import Step, plan
+from firstlight.pipeline.run import run_pipeline, states
+
+WORLD = {"n_users": 120, "n_items": 80, "mean_clicks": 16.0, "cover_size": 16}
+RUN = {
+    "model": "mhcr",
+    "negatives": "all",
+    "epochs": 2,
+    "threads": 1,
+    "set": {"model.dim": 8, "training.batch_size": 512, "training.eval_every": 2},
+}
+TINY = {
+    "data": {"simulate": WORLD},
+    "train": {"popularity": {"model": "popularity"}, "mhcr": RUN},
+    "evaluate": {"k": [10, 20]},
+    "report": None,
+}
+ENCODER = {
+    "pretrain": {
+        "epochs": 2,
+        "threads": 1,
+        "set": {
+            "encoder.dim": 16,
+            "encoder.depth": 2,
+            "encoder.heads": 2,
+            "encoder.image_size": [16, 16],
+            "encoder.patch_size": 8,
+            "mae.decoder_dim": 16,
+            "mae.decoder_depth": 1,
+            "mae.decoder_heads": 2,
+            "training.batch_size": 32,
+        },
+    }
+}
+
+
+def write(folder: Path, tree: dict, name: str = "tiny.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def planned(folder: Path, tree: dict, out: Path) -> list[Step]:
+    config, source = read_pipeline(write(folder, tree))
+    return plan(config, out, source)
+
+
+def plan_of(path: Path) -> list[Step]:
+    config, source = read_pipeline(path)
+    return plan(config, Path("out"), source)
+
+
+def was(results) -> dict[str, str]:
+    return {result.step.name: result.state for result in results}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    steps = planned(folder, TINY, folder / "out")
+    return folder, steps, run_pipeline(steps, folder / "out", call)
+
+
+def test_a_pipeline_leaves_everything_from_data_to_bundle(made):
+    folder, steps, results = made
+    names = [
+        "data",
+        "split",
+        "train:popularity",
+        "train:mhcr",
+        "evaluate:popularity",
+        "evaluate:mhcr",
+        "export",
+    ]
+    assert [step.name for step in steps] == names
+    assert set(was(results).values()) == {"to do"}
+    numbers = json.loads((folder / "out" / "evaluation" / "mhcr.json").read_text())
+    assert {"warm/warm", "cold/all"} <= numbers["protocols"].keys()
+    assert numbers["protocols"] == results[5].answer["protocols"]
+    answer = call(["recommend", str(folder / "out" / "bundle"), "--users", "u000", "-k", "3"])
+    assert len(answer["lists"]["u000"]) == 3
+
+
+def test_what_is_there_is_not_made_again(made):
+    folder, steps, _ = made
+
+    def never(words):
+        raise AssertionError(words)
+
+    again = run_pipeline(steps, folder / "out", never)
+    assert set(was(again).values()) == {"done"}
+    assert set(states(steps, folder / "out").values()) == {"done"}
+
+
+def test_the_commands_of_the_dry_run_make_the_same(made, tmp_path, monkeypatch):
+    folder, _, _ = made
+    monkeypatch.chdir(tmp_path)
+    shown = call(["pipeline", str(folder / "tiny.yaml"), "--dry-run", "--out", "alone"])
+    assert not (tmp_path / "alone").exists()
+    assert {row["state"] for row in shown["steps"]} == {"to do"}
+    assert all(row["seconds"] > 0 and row["size"] for row in shown["steps"])
+    for line in [line for row in shown["steps"][:4] for line in row["commands"]]:
+        program, *words = shlex.split(line)
+        assert program == "firstlight"
+        call(words)
+    for name in ("data/items.parquet", "split/interactions.parquet", "runs/mhcr/model.safetensors"):
+        assert hash_file(tmp_path / "alone" / name) == hash_file(folder / "out" / name)
+
+
+def test_runs_keep_the_command_that_made_them(made):
+    folder, steps, _ = made
+    kept = json.loads((folder / "out" / "runs" / "mhcr" / "environment.json").read_text())
+    assert kept["command"] == ["firstlight", *steps[3].commands[0]]
+
+
+def test_a_change_is_followed_to_its_end_and_no_further(made, tmp_path):
+    folder, _, _ = made
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    changed = {**TINY, "train": {**TINY["train"], "mhcr": {**RUN, "seed": 5}}}
+    steps = planned(tmp_path, changed, out)
+    found = {name: state for name, state in states(steps, out).items() if state != "done"}
+    assert found == {"train:mhcr": "to do", "evaluate:mhcr": "to do", "export": "to do"}
+    results = run_pipeline(steps, out, call)
+    assert {name for name, state in was(results).items() if state != "done"} == found.keys()
+    assert (out / "bundle" / "manifest.json").exists()
+    assert (out / "bundle-before-1" / "manifest.json").exists()  # it may be served
+
+
+def test_a_deleted_output_is_made_again_and_what_follows_is_kept(made, tmp_path):
+    folder, _, _ = made
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    shutil.rmtree(out / "split")
+    steps = planned(tmp_path, TINY, out)
+    results = run_pipeline(steps, out, call)
+    # The same split came out, so the runs on it still stand.
+    assert {name for name, state in was(results).items() if state != "done"} == {"split"}
+
+
+class Stub:
+    """Plays the commands: writes what tells that they were there, and can fail."""
+
+    def __init__(self) -> None:
+        self.calls, self.fail = [], None
+
+    def __call__(self, words):
+        self.calls.append(words)
+        target = Path({"export": words[2], "simulate": words[1]}.get(words[0]) or words[3])
+        if words[0] in ("train", "pretrain", "refine", "embed"):
+            target = Path(words[words.index("--out") + 1])
+        if words[0] == "evaluate":
+            return {"words": list(words)}
+        target.mkdir(parents=True, exist_ok=True)
+        if self.fail is not None and words[0] == self.fail:
+            (target / "half").write_text("x")
+            raise DivergenceError("the loss became nan")
+        for name in (
+            "dataset.json",
+            "result.json",
+            "manifest.json",
+            "model.safetensors",
+            "encoder.safetensors",
+        ):
+            (target / name).write_text("{}")
+        return {}
+
+
+def test_a_failed_step_is_named_and_goes_on_where_it_stopped(tmp_path):
+    steps, stub = planned(tmp_path, {**TINY, "encoder": ENCODER}, tmp_path / "out"), Stub()
+    stub.fail = "train"
+    with pytest.raises(DivergenceError, match="step train:popularity: the loss became nan"):
+        run_pipeline(steps, tmp_path / "out", stub)
+    assert states(steps, tmp_path / "out")["train:popularity"] == "cut"
+    stub.fail, stub.calls = None, []
+    results = run_pipeline(steps, tmp_path / "out", stub)
+    assert was(results)["train:popularity"] == "cut"
+    assert (tmp_path / "out" / "runs" / "popularity" / "half").exists()  # its checkpoint would be there
+    assert [words[0] for words in stub.calls] == ["train", "train", "evaluate", "evaluate", "export"]
+
+
+def test_what_was_cut_under_another_config_begins_anew(tmp_path):
+    out, stub = tmp_path / "out", Stub()
+    stub.fail = "train"
+    with pytest.raises(DivergenceError):
+        run_pipeline(planned(tmp_path, TINY, out), out, stub)
+    stub.fail = None
+    other = {**TINY, "train": {"popularity": {"model": "popularity", "seed": 9}}}
+    results = run_pipeline(planned(tmp_path, other, out), out, stub)
+    assert was(results)["train:popularity"] == "to do"
+    assert not (out / "runs" / "popularity" / "half").exists()
+
+
+def test_an_embedding_that_was_cut_keeps_its_copy(tmp_path):
+    tree = {**TINY, "encoder": {**ENCODER, "use": "embed"}}
+    out, stub = tmp_path / "out", Stub()
+    steps = planned(tmp_path, tree, out)
+    stub.fail = "embed"
+    with pytest.raises(DivergenceError, match="step embed"):
+        run_pipeline(steps, out, stub)
+    stub.fail, stub.calls = None, []
+    run_pipeline(steps, out, stub)
+    assert [words[0] for words in stub.calls[:2]] == ["embed", "data"]
+    assert stub.calls[1][1] == "split"
+
+
+def test_other_content_outside_is_other_input(tmp_path):
+    (tmp_path / "clicks.csv").write_text("user,item\na,b\n")
+    tree = {**TINY, "data": {"path": str(tmp_path / "clicks.csv")}}
+    out = tmp_path / "out"
+    steps = planned(tmp_path, tree, out)
+    run_pipeline(steps, out, Stub())
+    assert set(states(steps, out).values()) == {"done"}
+    (tmp_path / "clicks.csv").write_text("user,item\na,c\n")
+    assert set(states(steps, out).values()) == {"to do"}
+
+
+def test_one_step_alone(tmp_path):
+    out, stub = tmp_path / "out", Stub()
+    steps = planned(tmp_path, TINY, out)
+    with pytest.raises(InputError, match="step split reads what step data makes"):
+        run_pipeline(steps, out, stub, only="split")
+    with pytest.raises(InputError, match="there is no step 'trian'"):
+        run_pipeline(steps, out, stub, only="trian")
+    for name in ("data", "split", "train"):
+        results = run_pipeline(steps, out, stub, only=name)
+    assert list(was(results)) == ["train:popularity", "train:mhcr"]
+    assert [words[0] for words in stub.calls] == ["simulate", "data", "train", "train"]
+
+
+def test_nothing_of_others_is_overwritten(tmp_path):
+    out = tmp_path / "out"
+    (out / "data").mkdir(parents=True)
+    (out / "data" / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="no pipeline made"):
+        run_pipeline(planned(tmp_path, TINY, out), out, Stub())
+    assert (out / "data" / "mine.txt").read_text() == "precious"
+
+
+def test_two_pipelines_do_not_fill_one_folder(tmp_path):
+    out = tmp_path / "out"
+    steps = planned(tmp_path, TINY, out)
+
+    def meddling(words):
+        run_pipeline(steps, out, Stub())
+
+    with pytest.raises(InputError, match="another pipeline is at work"):
+        run_pipeline(steps, out, meddling)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_comes_to_the_same_end(tmp_path):
+    """kill -9 while an encoder, then a recommender is trained; what comes out is as without."""
+    tree = {**TINY, "encoder": ENCODER, "train": {"mhcr": {**RUN, "epochs": 6}}}
+    tree["encoder"]["pretrain"]["epochs"] = 6
+    config = write(tmp_path, tree)
+    words = [sys.executable, "-m", "firstlight", "pipeline", str(config), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*words, "whole"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    out, cut = tmp_path / "cut", []
+    for sign in ("data", "encoders/pretrain/checkpoint", "runs/mhcr/checkpoint/state.safetensors"):
+        process = subprocess.Popen([*words, "cut"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (out / sign).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        steps = planned(tmp_path, tree, out)
+        cut += [name for name, state in states(steps, out).items() if state == "cut"]
+    subprocess.run([*words, "cut"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert cut  # at least one of the kills hit a step that had begun to train
+    for name in (
+        "data/items.parquet",
+        "encoders/pretrain/encoder.safetensors",
+        "runs/mhcr/model.safetensors",
+    ):
+        assert hash_file(tmp_path / "whole" / name) == hash_file(out / name), name
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": {}}, "step data: give either path or simulate"),
+        (
+            {"data": {"path": "nowhere.csv"}},
+            "step data, field path: there is no file or folder 'nowhere.csv'",
+        ),
+        ({"data": {"simulate": {"n_userz": 3}}}, "step data, field simulate.n_userz"),
+        ({"data": {"simulate": WORLD, "read": {"kcore": 5}}}, "step data, field read.kcore"),
+        ({"splt": {}}, "there is no step 'splt'"),
+        ({"split": {"by": "astrology"}}, "step split, field by"),
+        ({"split": {"by": "random", "test_share": "much"}}, "step split, field test_share"),
+        ({"encoder": {"refine": {}}}, "step encoder: give an encoder"),
+        ({"encoder": {"pretrain": {"epochs": "many"}}}, "step pretrain, field epochs"),
+        ({"encoder": {"pretrain": {"recipe": "pretrain-huge"}}}, "step pretrain, there is no recipe"),
+        ({"encoder": {"pretrain": {"set": {"training.lr": 1}}}}, "step pretrain, field training.lr"),
+        ({"encoder": {"given": "nowhere"}}, "step encoder, field given"),
+        ({"train": {}}, "step train: "),
+        ({"train": {"a": {"model": "oracle"}}}, "step train:a, "),
+        ({"train": {"a": {"modle": "mf"}}}, "step train:a, field modle: there is no such field"),
+        ({"train": {"a": {"set": {"training.epochs": "many"}}}}, "step train:a, field training.epochs"),
+        ({"train": {"a/b": {}}}, "run name 'a/b'"),
+        ({"export": {"run": "b"}}, "export.run 'b' is none of the runs: popularity, mhcr"),
+        ({"evaluate": {"k": [0]}}, "step evaluate, field k"),
+    ],
+)
+def test_bad_configs_are_refused_by_file_step_and_field(tmp_path, monkeypatch, change, said):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, {**TINY, **change})
+    with pytest.raises(InputError) as refused:
+        plan_of(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert said in str(refused.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_files_that_are_no_pipelines(tmp_path):
+    (tmp_path / "torn.yaml").write_text("data: {path: x\ntrain: [")
+    with pytest.raises(InputError, match=r"torn\.yaml, line 2: the pipeline is not YAML"):
+        read_pipeline(tmp_path / "torn.yaml")
+    (tmp_path / "list.yaml").write_text("- data\n")
+    with pytest.raises(InputError, match="does not hold a mapping"):
+        read_pipeline(tmp_path / "list.yaml")
+    with pytest.raises(InputError, match="did you mean 'world'"):
+        read_pipeline("wrold")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_pipeline(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("name", list_pipelines())
+def test_shipped_pipelines_are_sound(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("movielens-small").mkdir()
+    config, source = read_pipeline(name)
+    steps = plan(config, Path("out"), source)
+    assert [step.name for step in steps][-2:] == ["export", "report"]
+    assert Path(source).read_text().startswith(f"# firstlight pipeline {name}")
+
+
+def test_real_films_are_planned_from_a_look_at_them(real_data):
+    folder = real_data("movielens-small")
+    shown = call(["pipeline", "movielens-small", "--dry-run", "--set", f"data.path={folder}"])
+    rows = {row["step"]: row for row in shown["steps"]}
+    assert rows["data"]["size"] == "610 users, 9,742 items, 100,836 pairs"
+    assert rows["pretrain"]["size"].startswith("9,517 covers")
+    assert "--set views.encoder.path=movielens-small-out/encoders/refine" in rows["train:mhcr"]["commands"][0]

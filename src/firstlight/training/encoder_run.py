@@ -24,7 +24,7 @@ from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.objective import Objective
 
-#: Settings that change how a run is made but not what comes out.
+#: Settings that change how a run is made but, rounding apart, not what comes out.
 _NOT_DECISIVE = ("threads", "workers", "device", "checkpoint_every", "checkpoint_minutes")
 
 
@@ -79,7 +79,8 @@ class EncoderRun:
                 )
             self._begin()
             return None
-        if filled and not (out / "config.yaml").exists():
+        # the first one may be about to write it
+        if rank() == 0 and filled and not (out / "config.yaml").exists():
             raise InputError(
                 "this folder holds something that is not a run", path=out, hint="choose another --out"
             )

@@ -17,9 +17,7 @@ products: no thread ever waits for another, which on a busy machine costs more t
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor
 
 from firstlight.core.errors import FirstlightError
+from firstlight.core.threads import in_threads
 
 #: Compressed sparse rows over queries: ``indptr`` ``(n_queries + 1,)`` and key rows ``(nnz,)``.
 Exclusion = tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]
@@ -206,25 +205,7 @@ def _in_threads(
     if threads < 2 or small or like.device.type != "cpu":
         yield from map(work, jobs)
         return
-    before = torch.get_num_threads()
-    started = threading.Barrier(threads + 1)
-    with ThreadPoolExecutor(threads, "topk", torch.set_num_threads, (1,)) as pool:
-        for _ in range(threads):
-            pool.submit(started.wait)
-        started.wait()
-        # The setting is each thread's own, but also the default of threads that start later: put it back.
-        torch.set_num_threads(before)
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the reader stopped early, or a job failed
-            for future in waiting:
-                future.cancel()
+    yield from in_threads(work, jobs, threads, ahead=2)
 
 
 def _top_k(scores: Tensor, k: int) -> TopK:

@@ -259,8 +259,8 @@ class ClipView(EncoderView):
         return image_bytes(cell, folder, _CLIP_BYTES)
 
     def _run(self, encoder: Encoder, files: Sequence[bytes]) -> Iterator[FloatArray | UnusableImageError]:
+        from firstlight.core.threads import in_threads
         from firstlight.vision.clips import clip_row
-        from firstlight.vision.extract import in_threads
 
         config = self.config
         assert isinstance(config, ClipConfig)

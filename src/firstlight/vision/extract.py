@@ -7,11 +7,7 @@ is a matrix of some hundred tokens. On a GPU images are run in batches under bfl
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -21,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from firstlight.core.threads import in_threads
 from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.encoder_file import Encoder, Tokens
 
 FloatArray = npt.NDArray[np.float32]
 Job = TypeVar("Job")
-Made = TypeVar("Made")
 
 #: Gives an image, or raises :class:`UnusableImageError`.
 Load = Callable[[Job], Image.Image]
@@ -88,41 +84,3 @@ def _run_batch(
             made = encoder.features(torch.stack(ready).to(device, non_blocking=True), tokens)
         rows = iter(made.float().flatten(1).cpu().numpy())
     yield from (next(rows) if isinstance(image, Tensor) else image for image in batch)
-
-
-def in_threads(
-    work: Callable[[Job], Made], jobs: Sequence[Job], threads: int | None = None
-) -> Iterator[Made]:
-    """``map(work, jobs)`` in order, a few jobs ahead of the reader, each with one torch thread.
-
-    Args:
-        work: Called in threads.
-        jobs: What it is called with.
-        threads: Jobs at a time; as many as torch may use if None.
-    """
-    threads = threads or torch.get_num_threads()
-    with _pool(threads) as pool:
-        waiting: deque[Future[Made]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) > 4 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the reader stopped early, or a job failed
-            for future in waiting:
-                future.cancel()
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    before = torch.get_num_threads()
-    started = threading.Barrier(threads + 1)
-    with ThreadPoolExecutor(threads, "images", torch.set_num_threads, (1,)) as pool:
-        for _ in range(threads):
-            pool.submit(started.wait)
-        started.wait()
-        # The setting is each thread's own, but also the default of threads that start later: put it back.
-        torch.set_num_threads(before)
-        yield pool

@@ -44,9 +44,9 @@ class LowShotConfig(_Config):
     shots: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5)
     """Images a class."""
     shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1)
-    """Shares of every class."""
+    """Shares of every class. With so many labels the paper fine-tunes: ``finetune.share`` does that."""
     splits: int = Field(10, ge=1)
-    """Draws of the labelled images; the mean is reported."""
+    """Draws of the labelled images; the mean is reported (the paper: over three published lists)."""
     penalty: float = Field(2.5e-4, gt=0)
     """λ·n: the objective is mean log loss + (penalty / n) / 2 · ‖W‖²."""
 
@@ -61,7 +61,11 @@ class ClusterConfig(_Config):
 
 
 class FinetuneConfig(_Config):
-    """Training the whole encoder with labels (§4.3, §4.4)."""
+    """Training the whole encoder with labels (§4.3, §4.4).
+
+    Crops and mirror images alone: the mixing of images, erasing and RandAugment of the paper's long recipes are left
+    out, and so is its search for a learning rate.
+    """
 
     share: float = Field(1.0, gt=0, le=1)
     """Share of every class in the bank that is trained on."""

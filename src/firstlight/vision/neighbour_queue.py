@@ -31,6 +31,8 @@ class Neighbours:
 class NeighbourQueue(nn.Module):
     """First in, first out; every rank holds the same queue. All state is in buffers, so checkpoints carry it.
 
+    Shapes: ``vectors`` ``(Q, dim)`` float32, ``rows`` and ``ages`` ``(Q,)`` int64, ``pointer`` ``()`` int64.
+
     Args:
         size: Entries Q; at least the global batch, at most a third of the images, or neighbours become rare.
         dim: Length of a vector.
@@ -53,8 +55,8 @@ class NeighbourQueue(nn.Module):
     def lookup(self, queries: Tensor, rows: Tensor, k: int, rng: torch.Generator) -> Neighbours:
         """One of the ``k`` nearest entries of each query, drawn uniformly for each row and view on its own.
 
-        In training, entries of the query's own image do not count: around the border of an epoch the queue
-        still holds the image's projection of the epoch before.
+        In training, entries of the query's own image are never found (in the authors' code: last of all): around the
+        border of an epoch the queue still holds the image's projection of the epoch before.
 
         Args:
             queries: ``(views, b, dim)``; only directions matter.

@@ -259,7 +259,10 @@ class RefineStage(_Stage):
         return drawn_from(self.config, self.queue_size)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Encoder by depth, lr_scale = d^(L − i) for block i, d^(L + 1) for the stem, 1 for norm and heads."""
+        """Encoder by depth, lr_scale = d^(L − i) for block i, d^(L + 1) for the stem, 1 for norm and heads.
+
+        Positions move only where they are a parameter (DINO, timm); those of MAE and its like are fixed.
+        """
         return [*encoder_groups(self.encoder, self.config.layer_decay), *self._head_groups()]
 
     @torch.no_grad()

@@ -84,6 +84,9 @@ def test_a_step_of_the_grid_is_that_of_separate_probes_under_torch():
     rng = torch.Generator().manual_seed(0)
     rates, n_classes, dim = [0.01, 0.5], 3, 5
     grid = ProbeGrid(dim, n_classes, rates, rng)
+    assert not list(
+        grid.parameters()
+    )  # property 29: the norm before the probes has none, and they learn by hand
     assert list(grid.parameters()) == []  # nor has the norm before them any
     models = []
     for index, rate in enumerate(rates):
@@ -149,6 +152,11 @@ def test_regression_on_few_labels_does_not_depend_on_the_origin():
     queries, truth = separable(60, rng, 0.1)
     assert (logistic_regression(bank, labels, queries) == truth).all()
     assert (logistic_regression(bank + 50, labels, queries + 50) == truth).all()
+    # the origin is that of the labelled images: a query does not depend on the others
+    assert [int(logistic_regression(bank, labels, queries[i : i + 1])[0]) for i in range(6)] == truth[
+        :6
+    ].tolist()
+    assert len(set(truth[:6])) > 1
 
 
 def test_more_labels_help():

@@ -206,6 +206,7 @@ def test_controls(images, encoder, tmp_path):
         ("crops.scale=[1, 0.5]", "crops.scale"),
         ("refiner.freeze_blocks=4", "freeze_blocks"),
         ("refiner.swap=some", "refiner.swap"),
+        ("refiner.temperature=warm", "field refiner.temperature: .*a valid number.*; or: .*'auto'"),
     ],
 )
 def test_settings_that_do_not_fit(images, encoder, tmp_path, change, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,9 @@ Config = TypeVar("Config", bound=BaseModel)
 
 #: Recipes of encoders begin with the command that they are for; all others are for ``train``.
 _COMMANDS = ("pretrain", "refine")
+
+#: Such as ``constrained-float``, ``literal['auto']``, ``tuple[int, ...]``.
+_UNION_MEMBER = re.compile(r"constrained-\w+$|\w+\[.*\]$")
 
 
 def list_recipes(command: str = "train") -> list[str]:
@@ -105,14 +109,21 @@ def validated(config: type[Config], tree: Mapping[str, Any], recipe: str | Path 
     try:
         return config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        found = error.errors()
+        first, where = found[0], _field(found[0]["loc"])
+        # a field that may be several things has an error for each of them
+        wanted = dict.fromkeys(each["msg"] for each in found if _field(each["loc"]) == where)
         got = f" (got {first['input']!r})" if where else ""
         raise InputError(
-            f"config {'field ' + where if where else ''}: {first['msg']}{got}",
+            f"config {'field ' + where if where else ''}: {'; or: '.join(wanted)}{got}",
             path=None if recipe is None else str(recipe),
             hint="the fields and their values stand in docs/reference.md",
         ) from error
+
+
+def _field(location: tuple[str | int, ...]) -> str:
+    """The path of a field, without the names that pydantic gives to the members of a union."""
+    return ".".join(str(part) for part in location if not _UNION_MEMBER.match(str(part)))
 
 
 def config_yaml(config: BaseModel) -> str:

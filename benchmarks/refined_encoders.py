@@ -41,7 +41,10 @@ SMALL = {
         ),
         *("training.precision=bfloat16", "training.epochs=80"),
     ],
-    "refine": ["crops.n_local=2", "heads.epochs=2", "training.epochs=5", "training.precision=bfloat16"],
+    "refine": [
+        *("crops.n_local=2", "refiner.freeze_blocks=3", "heads.epochs=2", "training.epochs=4"),
+        "training.precision=bfloat16",
+    ],
 }
 ARMS: dict[str, list[str]] = {
     "refined": [],

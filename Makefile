@@ -75,8 +75,8 @@ $(VENV)/.ready-venv: constraints.txt
 	@touch $@
 
 $(VENV)/.ready-demo: EXTRAS := plot
-$(VENV)/.ready-test: EXTRAS := plot,test,dev
-$(VENV)/.ready-docs: EXTRAS := plot,docs
+$(VENV)/.ready-test: EXTRAS := plot,serve,ann,test,dev
+$(VENV)/.ready-docs: EXTRAS := plot,serve,docs
 $(VENV)/.ready-bench: EXTRAS := plot,test,bench
 
 $(VENV)/.ready-%: pyproject.toml $(VENV)/.ready-venv

@@ -1,13 +1,14 @@
-"""Commands about what is served: ``add-items``, ``export``."""
+"""Commands about what is served: ``add-items``, ``export``, ``serve``."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from firstlight.cli.options import command
+from firstlight.cli.options import command, settings, validated
 from firstlight.cli.output import Answer, draw_pairs, say
 from firstlight.core.errors import InputError
 
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
     from firstlight.serving.bundle import Bundle
     from firstlight.training.run_folder import Run
 
+#: Where the token is read from if no file is named.
+TOKEN_VARIABLE = "FIRSTLIGHT_TOKEN"
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     command(app, "add-items", interrupted="nothing was added, unless it said so")(add_items)
     command(app, "export")(export)
+    command(app, "serve")(serve)
 
 
 def open_served(path: Path) -> Bundle:
@@ -43,9 +48,14 @@ def open_served(path: Path) -> Bundle:
     return bundle
 
 
+def has_manifest(path: Path) -> bool:
+    """Whether a folder is a bundle."""
+    return (path / "manifest.json").exists()
+
+
 def has_additions(path: Path) -> bool:
     """Whether a folder is a bundle, or a run that items were added to."""
-    return (path / "manifest.json").exists() or (path / "additions" / "manifest.json").exists()
+    return has_manifest(path) or (path / "additions" / "manifest.json").exists()
 
 
 def add_items(
@@ -122,6 +132,68 @@ def export(
         "takes_new_items": base.encoder is not None,  # type: ignore[attr-defined]
     }
     return Answer(value, lambda console: draw_pairs(console, value))
+
+
+def serve(
+    target: Annotated[Path, typer.Argument(metavar="BUNDLE_OR_RUN", help="What to serve.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help=f"A file with the token that writers must show; {TOKEN_VARIABLE} does as well."),
+    ] = None,
+    index: Annotated[
+        str, typer.Option(metavar="auto|exact|hnsw|ivf", help="How lists are made; auto goes by size.")
+    ] = "auto",
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A limit of the server.")
+    ] = None,
+) -> Answer:
+    """Serve recommendations, new items and a page over HTTP, until Ctrl-C or SIGTERM.
+
+    Without a token nobody may change anything.
+    """
+    from firstlight.core.extras import require
+
+    require("serve")
+    from firstlight.serving.server.process import serve as serve_http
+    from firstlight.serving.server.settings import Settings
+
+    fields = {**settings(sets or []), "index": index, "token": _token(token_file)}
+    limits = validated(Settings, fields)
+    if limits.token is None:
+        say(f"no token: nobody may change anything (set {TOKEN_VARIABLE} or --token-file)")
+
+    def listening(host: str, port: int) -> None:
+        say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/")
+
+    serve_http(open_shown, target, limits, host=host, port=port, listening=listening)
+    value = {"target": target, "stopped": True}
+    return Answer(value, lambda console: console.print("stopped"))
+
+
+def open_shown(path: Path) -> Bundle:
+    """What is served, with titles and covers: a run's are with its dataset."""
+    from firstlight.serving.bundle import Bundle
+    from firstlight.training.run_folder import load_run
+
+    if has_manifest(path):
+        return open_served(path)
+    run = load_run(path)
+    return Bundle.open_run(run, *_content(run, None))
+
+
+def _token(file: Path | None) -> str | None:
+    """The token, without the line's end."""
+    if file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the token cannot be read ({error})", path=file) from error
+    if not token.isascii() or not token.isprintable() or not token:
+        raise InputError("a token is one line of ASCII", path=file)
+    return token
 
 
 def _content(run: Run, given: Path | None) -> tuple[pl.DataFrame | None, Path | None]:

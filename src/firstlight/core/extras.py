@@ -13,7 +13,8 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "plot": ("matplotlib", "pictures of curves, popularity groups and temperatures"),
     "text": ("sentence_transformers", "texts through a sentence encoder"),
     "video": ("av", "clips"),
-    "ann": ("faiss", "approximate content neighbours"),
+    "ann": ("faiss", "approximate neighbours"),
+    "serve": ("uvicorn", "the HTTP API and its page"),
 }
 
 

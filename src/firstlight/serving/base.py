@@ -80,6 +80,9 @@ class Base(Protocol):
     def cover(self, row: int) -> bytes | None:
         """A small picture of an item row (JPEG), or None."""
 
+    def has_cover(self, row: int) -> bool:
+        """Whether there is one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -120,6 +123,10 @@ class Parts:
     def cover(self, row: int) -> bytes | None:
         """A small picture of an item row, or None."""
         return None if self.pictures is None else self.pictures(row)
+
+    def has_cover(self, row: int) -> bool:
+        """Whether there is one."""
+        return self.cover(row) is not None
 
 
 def parts(
@@ -259,6 +266,10 @@ class FolderBase:
             return None
         data, ends = self._covers
         return data[ends[row] : ends[row + 1]].tobytes() or None
+
+    def has_cover(self, row: int) -> bool:
+        """Whether there is one."""
+        return self._covers is not None and bool(self._covers[1][row + 1] > self._covers[1][row])
 
 
 def write_base(

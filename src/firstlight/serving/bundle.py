@@ -244,6 +244,10 @@ class Bundle(Store):
 
         return self._rule(change)
 
+    def set_rules(self, rules: Rules) -> int:
+        """Set all blocks and boosts at once; durable when it returns."""
+        return self._rule(lambda _: rules)
+
     def _rule(self, change: Callable[[Rules], Rules]) -> int:
         with self._writing():
             rules = change(self.snapshot.rules)

@@ -68,14 +68,14 @@ def similar_items(bundle: Bundle, items: Sequence[str] | None = None, k: int = 2
         InputError: An id is unknown, or the item was removed.
     """
     snapshot = bundle.snapshot
-    names, alive = snapshot.ids.names(snapshot.n_rows), torch.from_numpy(snapshot.alive.copy())
+    names, shown = snapshot.ids.names(snapshot.n_rows), torch.from_numpy(snapshot.shown.copy())
     rows = np.flatnonzero(snapshot.alive) if items is None else _rows(names, items, "item")
     gone = rows[~snapshot.alive[rows]]
     if len(gone):
         raise InputError(f"item {names[int(gone[0])]!r} was removed from the catalogue", path=bundle.folder)
     unit = F.normalize(snapshot.vectors(), dim=1)
     own = (np.arange(len(rows) + 1), rows.astype(np.int32))
-    allowed = None if bool(alive.all()) else alive
+    allowed = None if bool(shown.all()) else shown
     for part, best in blocked_top_k(unit[torch.from_numpy(rows)], unit, k, exclude=own, allowed=allowed):
         yield _table(names, names, rows[part], best, "item")
 

@@ -73,6 +73,7 @@ class RunBase:
         self.user_ids = run.user_ids
         self.table = pl.DataFrame([run.item_ids.alias("item").cast(pl.String)])
         self._pictures: Pictures | None = None
+        self._covers: pl.Series | None = None
         if items is not None:
             ids = items["item"].cast(pl.String)
             texts = pl.DataFrame([ids, *text_columns(items).get_columns()])
@@ -80,7 +81,8 @@ class RunBase:
                 joined = self.table.join(
                     pl.DataFrame([ids, items["cover"]]), on="item", how="left", maintain_order="left"
                 )
-                self._pictures = pictures_of(joined["cover"], folder)
+                self._covers = joined["cover"]
+                self._pictures = pictures_of(self._covers, folder)
             self.table = self.table.join(texts, on="item", how="left", maintain_order="left")
         self.alive: BoolArray = np.ones(len(run.item_ids), np.bool_)
 
@@ -116,6 +118,10 @@ class RunBase:
     def cover(self, row: int) -> bytes | None:
         """A small picture of an item row (JPEG), or None; made when asked for."""
         return None if self._pictures is None else self._pictures(row)
+
+    def has_cover(self, row: int) -> bool:
+        """Whether there is one, usable or not."""
+        return self._covers is not None and bool(self._covers[row])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -157,6 +157,26 @@ class Snapshot:
             return self.pictures.get(row)
         return self.base.cover(row)
 
+    def has_cover(self, row: int) -> bool:
+        """Whether there is one."""
+        if row in self.texts or row >= len(self.base.table):
+            return self.pictures.get(row) is not None
+        return self.base.has_cover(row)
+
+    @cached_property
+    def new(self) -> BoolArray:
+        """``(n_rows,)`` bool: items that nobody has clicked."""
+        degrees = self.base.seen.item_degrees
+        new = np.ones(self.n_rows, np.bool_)
+        new[: len(degrees)] = degrees == 0
+        return new
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """``(n_rows,)`` Euclidean lengths of the vectors, never zero: what a cosine is divided by."""
+        lengths: Tensor = self.vectors().norm(dim=1)
+        return lengths.clamp_(min=1e-12)
+
     def seen(self) -> Interactions:
         """The clicks, over this version's rows."""
         log = self.base.seen

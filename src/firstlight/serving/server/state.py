@@ -1,0 +1,346 @@
+"""The server's state: the catalogue that is served now, its one writer, and the process that encodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+import torch
+
+from firstlight.core.errors import FirstlightError, InputError
+from firstlight.serving.base import FolderBase
+from firstlight.serving.bundle import Bundle
+from firstlight.serving.segment import Rules
+from firstlight.serving.server.batches import Batcher
+from firstlight.serving.server.catalogue import LIKE, Answer, Ask, Catalogue
+from firstlight.serving.server.encoding import (
+    Content,
+    Encoded,
+    EncoderLostError,
+    EncoderProcess,
+    RefusedError,
+)
+from firstlight.serving.server.metrics import SIZES, Metrics
+from firstlight.serving.server.problems import Problem
+from firstlight.serving.server.schemas import SimilarRequest
+from firstlight.serving.server.settings import Settings
+
+log = logging.getLogger("firstlight.serving")
+
+Result = TypeVar("Result")
+OpenBundle = Callable[[Path], Bundle]
+
+
+class SwappedError(Exception):
+    """Another bundle is served now than the one that this was meant for."""
+
+
+class Served:
+    """A catalogue and the process that makes vectors for it.
+
+    Args:
+        open_bundle: Opens a bundle or a run.
+        path: Where it is; a link is followed once, here, since it may lead elsewhere a minute later.
+        settings: Of the server.
+    """
+
+    def __init__(self, open_bundle: OpenBundle, path: Path, settings: Settings) -> None:
+        opener = partial(open_bundle, path.resolve())
+        self.bundle = opener()
+        self.catalogue = Catalogue(self.bundle, settings.index)
+        self.catalogue.prepare()
+        self._opener, self._seconds = opener, settings.encode_seconds
+        self._key = encoder_key(self.bundle)
+        self.encoder = EncoderProcess(opener, self._seconds) if self._key else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Another base has another one."""
+        return self.bundle.snapshot.base.fingerprint
+
+    def refresh(self) -> None:
+        """Take over what other processes wrote, and what follows from it. Only the writer calls this."""
+        if not self.bundle.reload():
+            return
+        self.catalogue.prepare()
+        key = encoder_key(self.bundle)
+        if key != self._key:  # another model stands there now
+            old, self._key = self.encoder, key
+            self.encoder = EncoderProcess(self._opener, self._seconds) if key else None
+            if old is not None:
+                old.stop()
+
+
+def encoder_key(bundle: Bundle) -> str:
+    """Another encoder has another one; empty where there is none."""
+    base = bundle.snapshot.base
+    if isinstance(base, FolderBase):
+        return "".join(
+            entry[0] for name, entry in sorted(base.about["files"].items()) if name.startswith("encoder/")
+        )
+    try:
+        bundle.encoder()
+    except InputError:
+        return ""
+    return base.fingerprint
+
+
+class State:
+    """Everything that lives as long as the server.
+
+    Args:
+        open_bundle: Opens a bundle or a run; a function of a module, since another process calls it, too.
+        path: What is served; opened again for a reload.
+        settings: Of the server.
+    """
+
+    def __init__(self, open_bundle: OpenBundle, path: Path, settings: Settings) -> None:
+        self._open, self._path, self.settings = open_bundle, path, settings
+        self.served = Served(open_bundle, path, settings)
+        self.ready = False
+        self.metrics = Metrics()
+        _declare(self.metrics)
+        self.lists: Batcher[Ask, Answer] = Batcher(self._make_lists, settings.max_batch)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._encoders = ThreadPoolExecutor(2, "encoding")  # one waits while the other's process is replaced
+        self._uploads = 0
+        self._watcher: asyncio.Task[None] | None = None
+        self._warming: asyncio.Future[Any] | None = None
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What readers ask."""
+        return self.served.catalogue
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self.lists.start()
+        if self.served.encoder is not None:
+            loop = asyncio.get_running_loop()
+            self._warming = loop.run_in_executor(self._encoders, _warm, self.served.encoder)
+        if self.settings.poll_seconds:
+            self._watcher = asyncio.create_task(self._watch())
+        self.ready = True
+
+    async def stop(self) -> None:
+        """Finish what was begun."""
+        self.ready = False
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        # Uploads have been answered, or have had their time: the process may still be reading its model.
+        if self.served.encoder is not None:
+            self.served.encoder.stop(now=True)
+        self._encoders.shutdown(wait=True)
+        self._writer.shutdown(wait=True)
+        self.lists.stop()
+
+    # Reading
+
+    def _make_lists(self, asks: Sequence[Ask]) -> Sequence[Answer | Exception]:
+        self.metrics.observe("firstlight_batch_size", len(asks))
+        return self.catalogue.answer(asks)
+
+    def gauges(self) -> dict[str, float]:
+        """Values that are looked up when asked for."""
+        snapshot = self.served.bundle.snapshot
+        return {
+            "firstlight_catalogue_version": snapshot.version,
+            "firstlight_catalogue_items": int(snapshot.alive.sum()),
+            "firstlight_catalogue_users": len(snapshot.base.user_ids),
+            "firstlight_uploads_running": self._uploads,
+        }
+
+    # Writing
+
+    async def write(self, served: Served, change: Callable[[], Result]) -> Result:
+        """Let the one writer change the catalogue; durable when it returns.
+
+        Raises:
+            SwappedError: ``served`` is not served any more; nothing was written.
+            Problem: It cannot be written.
+        """
+
+        def work() -> Result:
+            if self.served is not served:
+                raise SwappedError
+            started = time.perf_counter()
+            try:
+                return change()
+            except InputError as error:
+                raise Problem(422, "The change was refused", error.problem) from error
+            except FirstlightError as error:
+                log.error("a write failed: %s", error)
+                raise Problem(
+                    503, "The catalogue cannot be written", "try again later", {"Retry-After": "5"}
+                ) from error
+            finally:
+                self.metrics.observe("firstlight_write_seconds", time.perf_counter() - started)
+
+        return await self._own(self._writer, work)
+
+    async def change(self, change: Callable[[Bundle], int]) -> dict[str, int]:
+        """A change of the bundle that is served; gives the version."""
+        while True:
+            served = self.served
+            with suppress(SwappedError):
+                return {"version": await self.write(served, partial(change, served.bundle))}
+
+    async def add(self, item: str, content: Content, *, replace: bool) -> Answer:
+        """Make a new item recommendable.
+
+        Raises:
+            Problem: It is there already, cannot be used, or too many come at once.
+        """
+        if self._uploads >= self.settings.max_uploads:
+            raise Problem(503, "Too many uploads", "try again in a moment", {"Retry-After": "1"})
+        self._uploads += 1
+        try:
+            while True:
+                with suppress(SwappedError):
+                    return await self._add(self.served, item, content, replace)
+        finally:
+            self._uploads -= 1
+
+    async def _add(self, served: Served, item: str, content: Content, replace: bool) -> Answer:
+        bundle, encoder = served.bundle, served.encoder
+        if encoder is None:
+            raise Problem(409, "No new items", "the model of this catalogue knows items by their clicks only")
+        if not replace:
+            _refuse_known(bundle, item)
+        started = time.perf_counter()
+        try:
+            encoded = await self._own(self._encoders, partial(encoder.encode, content))
+        except RefusedError as error:
+            raise Problem(422, "The item cannot be used", str(error)) from error
+        except EncoderLostError as error:
+            if self.served is not served or served.encoder is not encoder:
+                raise SwappedError from error
+            log.error("the encoder was lost: %s", error)
+            self.metrics.count("firstlight_encoder_losses_total")
+            raise Problem(503, "The item could not be encoded", "try again in a moment") from error
+        finally:
+            self.metrics.observe("firstlight_encode_seconds", time.perf_counter() - started)
+
+        def insert() -> int:
+            if served.encoder is not encoder:
+                raise SwappedError
+            if not replace:
+                _refuse_known(bundle, item)
+            return _insert(bundle, item, content, encoded)
+
+        version = await self.write(served, insert)
+        return await asyncio.to_thread(_landed, served.catalogue, item, version)
+
+    async def reload(self) -> dict[str, int]:
+        """Open what stands there now; requests that have begun end on what they began with."""
+
+        def work() -> None:
+            old = self.served
+            old.refresh()
+            try:
+                new = Served(self._open, self._path, self.settings)
+            except FirstlightError as error:
+                log.error("not reloaded: %s", error)
+                raise Problem(
+                    409,
+                    "The new bundle cannot be opened",
+                    "the old one is still served; see the server's log",
+                ) from error
+            if new.fingerprint == old.fingerprint and new.bundle.folder == old.bundle.folder:
+                return
+            _carry_rules(old.bundle, new.bundle)
+            if new.encoder is not None:
+                _warm(new.encoder)
+            self.served = new
+            if old.encoder is not None:
+                old.encoder.stop()
+
+        await self._own(self._writer, work)
+        return {"version": self.served.bundle.version}
+
+    async def _watch(self) -> None:
+        """Take over, every now and then, what other processes have written."""
+        while True:
+            await asyncio.sleep(self.settings.poll_seconds)
+            try:
+                await self._own(self._writer, lambda: self.served.refresh())
+            except FirstlightError as error:
+                log.error("what stands on disk cannot be read; the version before it is served: %s", error)
+
+    @staticmethod
+    async def _own(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        """Run to the end in a thread, even if who asked goes away."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(executor, work))
+
+
+def _warm(encoder: EncoderProcess) -> None:
+    try:
+        encoder.start()
+    except EncoderLostError as error:
+        log.error("the encoder does not start: %s", error)
+
+
+def _refuse_known(bundle: Bundle, item: str) -> None:
+    if bundle.snapshot.row(item) is not None:
+        raise Problem(
+            409, "The item is there already", f"{item!r} is in the catalogue; replace=true replaces it"
+        )
+
+
+def _insert(bundle: Bundle, item: str, content: Content, encoded: Encoded) -> int:
+    table = pl.DataFrame({name: [text] for name, text in content.texts.items()})
+    return bundle.add_items([item], torch.from_numpy(encoded.vector)[None], table, [encoded.cover])
+
+
+def _landed(catalogue: Catalogue, item: str, version: int) -> Answer:
+    """What a new item is like, and who would like it."""
+    snapshot = catalogue.bundle.snapshot
+    if snapshot.row(item) is None:  # somebody has removed it meanwhile
+        return {"id": item, "version": version, "similar": [], "audience": []}
+    similar = catalogue.similar(snapshot, SimilarRequest(item=item, k=LIKE))
+    return {
+        "id": item,
+        "version": version,
+        "similar": similar["items"],
+        "audience": catalogue.audience(snapshot, item),
+    }
+
+
+def _carry_rules(old: Bundle, new: Bundle) -> None:
+    """A bundle that never had rules takes over those that were served: a nightly export must not lift a block."""
+    rules: Rules = old.snapshot.rules
+    if new.snapshot.rules == Rules() and rules != Rules():
+        new.set_rules(rules)
+
+
+def _declare(metrics: Metrics) -> None:
+    declared: Mapping[str, tuple[str, str]] = {
+        "firstlight_requests_total": ("counter", "Requests by method, route and status."),
+        "firstlight_request_seconds": (
+            "histogram",
+            "Seconds from the first byte of a request to its answer.",
+        ),
+        "firstlight_write_seconds": ("histogram", "Seconds until a change is durable."),
+        "firstlight_encode_seconds": ("histogram", "Seconds that a new item waits for its vector."),
+        "firstlight_encoder_losses_total": ("counter", "Encoder processes that died or took too long."),
+        "firstlight_catalogue_version": ("gauge", "Version of the catalogue."),
+        "firstlight_catalogue_items": ("gauge", "Items in the catalogue."),
+        "firstlight_catalogue_users": ("gauge", "Users of the log."),
+        "firstlight_uploads_running": ("gauge", "Uploads that are not answered yet."),
+    }
+    for name, (kind, text) in declared.items():
+        metrics.declare(name, kind, text)
+    metrics.declare("firstlight_batch_size", "histogram", "Lists that were made together.", SIZES)

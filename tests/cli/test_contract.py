@@ -22,7 +22,7 @@ def commands(group: typer.Typer, *above: str) -> list[tuple[str, ...]]:
 
 def test_all_commands_of_the_contract_are_there():
     wanted = ["doctor", "demo", "simulate", "train", "evaluate", "compare", "recommend", "similar"]
-    wanted += ["add-items", "export", "pretrain", "refine", "embed", "probe", "pipeline"]
+    wanted += ["add-items", "export", "pretrain", "refine", "embed", "probe", "pipeline", "report", "serve"]
     expected = {(name,) for name in wanted} | {("data", name) for name in ("inspect", "convert", "split")}
     assert set(commands(cli.app)) == expected
 

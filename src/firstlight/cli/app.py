@@ -13,6 +13,7 @@ import typer
 
 import firstlight
 from firstlight.cli import data, embed, pipeline, probe, ranking, refine, serving, system, training, vision
+from firstlight.cli import report as reporting
 from firstlight.cli.exits import OK, report
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def options(
     """Recommendations that work for items nobody has clicked yet."""
 
 
-for room in (system, data, training, ranking, serving, vision, refine, embed, probe, pipeline):
+for room in (system, data, training, ranking, serving, vision, refine, embed, probe, pipeline, reporting):
     room.register(app)
 
 

@@ -86,7 +86,8 @@ def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
     elif arm == "longer":
         extra = epochs(changes["refine"], "heads.epochs", 3) + epochs(changes["refine"], "training.epochs", 8)
         own = [c for c in changes["pretrain"] if not c.startswith(("encoder.", "training.epochs"))]
-        start = ["--encoder", mae, "--recipe", "pretrain-small", "--epochs", extra]
+        # Without the recipe, which names a shape: all else in it is as by default.
+        start = ["--encoder", mae, "--epochs", extra]
         firstlight("pretrain", *common, *start, *settings([*own, "training.warmup_epochs=1"]), "--resume")
     else:
         words = ["--encoder", mae, "--recipe", "refine-small"]

@@ -1,6 +1,6 @@
 # From a fresh clone, `make demo` and `make test` each do everything they need, once.
 #
-#   make demo     generated world -> train -> compare -> add new items -> recommend -> pictures, in demo-out/
+#   make demo     generated world -> train -> compare -> add new items -> recommend -> report, in demo-out/
 #   make test     ruff, mypy and the fast tests
 #   make docs     build the guide into docs/_build/html
 #
@@ -74,7 +74,7 @@ $(VENV)/.ready-venv: constraints.txt
 	{ grep -v '^torch==' constraints.txt || true; echo "$(TORCH)"; } > $(VENV)/constraints.txt
 	@touch $@
 
-$(VENV)/.ready-demo: EXTRAS := plot
+$(VENV)/.ready-demo: EXTRAS := plot,serve
 $(VENV)/.ready-test: EXTRAS := plot,serve,ann,test,dev
 $(VENV)/.ready-docs: EXTRAS := plot,serve,docs
 $(VENV)/.ready-bench: EXTRAS := plot,test,bench

@@ -114,6 +114,11 @@ def test_new_items_are_added_and_recommended_by_their_raw_ids(demo):
     lists = pl.read_csv(report.recommendations)
     share = lists["item"].is_in(new.implode()).mean()
     assert share == pytest.approx(report.share_of_new)
+    served = Bundle.open(report.bundle)
+    assert served.item_ids().to_list() == bundle.item_ids().to_list()
+    assert torch.equal(served.item_vectors(), bundle.item_vectors())
+    assert served.item(new[0])["title"] == read_dataset(report.new_items).catalogue.items["title"][0]
+    assert served.item(run.item_ids[0])["title"] == read_dataset(report.before).catalogue.items["title"][0]
     assert share > 0
 
 
@@ -162,6 +167,20 @@ def test_covers_show_the_first_users_who_came_back_for_new_items(demo, tmp_path)
     assert list(row.hits) == [covers[image] in later for image in row.recommended]
     with pytest.raises(InputError, match="no covers"):
         arrival_covers(bundle, replace(world, catalogue=Catalogue()))
+
+
+def test_the_command_ends_with_the_ways_to_the_page_and_the_report(demo, capsys, monkeypatch):
+    report, _ = demo
+    pytest.importorskip("matplotlib")
+    from firstlight.cli import system
+    from firstlight.cli.output import show
+
+    monkeypatch.setattr("firstlight.pipeline.demo.run_demo", lambda out, emit: report)
+    show(system.demo(report.out), as_json=False)
+    *_, page, last = capsys.readouterr().out.splitlines()
+    assert page.endswith((report.out / "report.html").as_uri())
+    assert last.endswith(f"serve {report.bundle}")
+    assert (report.out / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_pictures_show_the_numbers_of_the_runs(demo, tmp_path):

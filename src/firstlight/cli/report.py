@@ -51,7 +51,7 @@ def report(
 
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {str(out)!r} does not end in .html", hint="for example --out report.html")
-    entries = _measured(runs, k)
+    entries = measured(runs, k)
     dataset, folder = _dataset(entries[0], data)
     made = write_report(
         out,
@@ -68,7 +68,7 @@ def report(
     )
 
 
-def _measured(paths: list[Path], k: int) -> list[Measured]:
+def measured(paths: list[Path], k: int) -> list[Measured]:
     """The runs with their numbers; labels are folder names, or paths where two have the same."""
     from firstlight.pipeline.assess import assess_cold, run_result
     from firstlight.reports.measures import Measured

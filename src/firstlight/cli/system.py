@@ -204,6 +204,7 @@ def demo(
     with TrainingProgress() as progress:
         report = run_demo(out, emit=progress)
     pictures = _demo_pictures(report) if installed("plot") else {}
+    page = _demo_page(report) if installed("plot") else None
     value = {
         "out": out,
         "results": report.rows,
@@ -215,11 +216,25 @@ def demo(
         "arrived": report.new_items,
         "runs": report.runs,
         "run_with_new_items": report.cold_run,
+        "bundle": report.bundle,
         "recommendations": report.recommendations,
+        "report": page,
         "pictures": list(pictures.values()),
         "seconds": round(report.seconds, 1),
     }
-    return Answer(value, lambda console: _draw_demo(console, report, pictures))
+    return Answer(value, lambda console: _draw_demo(console, report, pictures, page))
+
+
+def _demo_page(report: DemoReport) -> Path:
+    """The report on the models of clicks."""
+    from firstlight.cli.report import measured
+    from firstlight.data.formats import read_dataset
+    from firstlight.reports.report import write_report
+
+    page = report.out / "report.html"
+    entries = measured(list(report.runs.values()), 20)
+    write_report(page, entries, k=20, dataset=read_dataset(report.data), folder=report.data)
+    return page
 
 
 def _demo_pictures(report: DemoReport) -> dict[str, Path]:
@@ -267,7 +282,7 @@ _DEMO_COLUMNS = {
 }
 
 
-def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path]) -> None:
+def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path], page: Path | None) -> None:
     rows, found = report.rows, report.arrivals
     target.print()
     draw_table(
@@ -308,3 +323,7 @@ def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path]) -
     target.print(f"  {program} recommend {report.cold_run} --users u0007 -k 5")
     target.print(f"  {program} add-items {report.cold_run} PICTURE.jpg --title 'words of your own'")
     target.print(f"  {program} compare {' '.join(str(path) for path in report.runs.values())}")
+    target.print()
+    if page is not None:
+        target.print(f"Read the report on the models of clicks: {page.resolve().as_uri()}")
+    target.print(f"Open the page with the new items:        {program} serve {report.bundle}")

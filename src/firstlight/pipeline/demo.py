@@ -27,6 +27,7 @@ from firstlight.evaluation.compare import compare
 from firstlight.pipeline.arrivals import Added, ArrivalReport, add_arrivals, cut_world, measure_arrivals
 from firstlight.pipeline.assess import run_result
 from firstlight.serving.bundle import Bundle
+from firstlight.serving.export import export_run
 from firstlight.serving.lists import recommend_all
 from firstlight.training.config import build_config
 from firstlight.training.recommend import write_lists
@@ -106,7 +107,10 @@ _OURS = (
     "before",
     "new-items",
     "runs",
+    "bundle",
     "recommendations.csv",
+    "report.html",
+    "report-pictures",
     "overview.png",
     "covers.png",
     "new-items.png",
@@ -127,6 +131,7 @@ class DemoReport:
         new_items: The items that arrived later, without clicks.
         runs: Label -> run folder, of the models of clicks on ``data``.
         cold_run: The run on ``before`` that the new items were added to.
+        bundle: The run with the new items, to be served.
         recommendations: The lists of all users, new items included.
         rows: One row a run: label, metrics, seconds.
         comparison: Differences from popularity.
@@ -143,6 +148,7 @@ class DemoReport:
     new_items: Path
     runs: dict[str, Path]
     cold_run: Path
+    bundle: Path
     recommendations: Path
     rows: list[dict[str, Any]]
     comparison: list[dict[str, Any]]
@@ -183,6 +189,9 @@ def run_demo(out: Path, *, world: SimulationConfig = WORLD, emit: Emit = silent)
     arrivals = measure_arrivals(COLD_LABEL, load_run(cold_run), added, simulation)
     lists = out / "recommendations.csv"
     share = _write_lists(added.bundle, lists, 10)
+    known = read_dataset(out / "before")
+    titled = known.catalogue.items.with_columns(item=known.item_ids)
+    export_run(load_run(cold_run), out / "bundle", titled)
     adding = {"items": len(added.items.ids), "seconds": round(added.seconds, 3)}
     seconds = time.perf_counter() - started
     report = DemoReport(
@@ -193,6 +202,7 @@ def run_demo(out: Path, *, world: SimulationConfig = WORLD, emit: Emit = silent)
         new_items=out / "new-items",
         runs=runs,
         cold_run=cold_run,
+        bundle=out / "bundle",
         recommendations=lists,
         rows=rows,
         comparison=comparison,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,8 @@ from firstlight.vision.decoder import UnusableImageError
 
 #: Makes a bundle again, in another process, too: a function of a module, or a partial of one.
 Opener = Callable[[], Bundle]
+
+log = logging.getLogger("firstlight.serving")
 
 #: Seconds until the process must have read its model.
 _START_SECONDS = 120.0
@@ -80,6 +83,8 @@ def encode(encoder: ContentEncoder, content: Content) -> Encoded:
         except UnusableImageError as error:
             raise RefusedError(f"the cover cannot be used: {error}") from error
         columns["cover"] = pl.Series([content.cover], dtype=pl.Binary)
+    if not columns:  # a table must have a row, even if nothing stands in it
+        columns["title"] = pl.Series([None], dtype=pl.String)
     features = {
         name: FeatureMatrix(np.array([values], np.float32), np.ones(1, np.bool_), "given")
         for name, values in content.features.items()
@@ -109,6 +114,9 @@ def _serve(pipe: Connection, opener: Opener) -> None:
             answer = encode(encoder, content)
         except RefusedError as error:
             answer = str(error)
+        except Exception:  # one item that nobody thought of is no reason to read the model again
+            log.exception("an item could not be encoded")
+            answer = "it cannot be encoded"
         pipe.send(answer)
 
 
@@ -158,14 +166,13 @@ class EncoderProcess:
         assert isinstance(answer, Encoded)
         return answer
 
-    def stop(self, *, now: bool = False) -> None:
-        """End the process, after what it is at unless ``now``."""
-        if now:
-            self._closed = True
-            if self._process is not None:
-                self._process.kill()
+    def stop(self) -> None:
+        """End the process, whatever it is at: who waits for it is told that it is lost."""
+        self._closed = True
+        process = self._process
+        if process is not None:
+            process.kill()
         with self._turn:
-            self._closed = True
             self._drop()
 
     def _ensure(self) -> Connection:

@@ -142,7 +142,7 @@ class State:
     def _close(self) -> None:
         # Uploads have been answered, or have had their time: the process may still be reading its model.
         if self.served.encoder is not None:
-            self.served.encoder.stop(now=True)
+            self.served.encoder.stop()
         self._encoders.shutdown(wait=True)
         self._writer.shutdown(wait=True)
         self.lists.stop()
@@ -262,10 +262,10 @@ class State:
             if new.fingerprint == old.fingerprint and new.bundle.folder == old.bundle.folder:
                 return
             _carry_rules(old.bundle, new.bundle)
-            if new.encoder is not None:
-                _warm(new.encoder)
             self.served = new
-            if old.encoder is not None:
+            if new.encoder is not None:
+                self._encoders.submit(_warm, new.encoder)
+            if old.encoder is not None:  # what it is at is encoded again, by the new one
                 old.encoder.stop()
 
         await self._own(self._writer, work)

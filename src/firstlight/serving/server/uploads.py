@@ -51,7 +51,7 @@ async def read_item(request: Request, settings: Settings) -> tuple[str, Content]
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         item, texts, features, cover = await _json(request)
-    elif kind == "multipart/form-data":
+    elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         item, texts, cover = await _form(request)
         features = {}
     else:
@@ -61,6 +61,8 @@ async def read_item(request: Request, settings: Settings) -> tuple[str, Content]
             raise Problem(422, "A field cannot be used", f"{name[:_NAME]!r} is reserved or too long")
         _encodable(name)
         _encodable(text)
+    if not texts and not features and cover is None:
+        raise Problem(422, "There is nothing to go by", "give a cover, a title or features")
     item = f"new-{uuid.uuid4().hex[:12]}" if item is None else item
     try:
         check_ids([item])

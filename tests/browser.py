@@ -30,6 +30,8 @@ FLAGS = (
     "--disable-extensions",
     "--disable-sync",
     "--mute-audio",
+    "--disable-gpu-compositing",
+    "--force-prefers-reduced-motion",  # a page that moves costs a core, and screenshots are of one moment
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no outside host, whatever a page asks for
     "--remote-debugging-pipe",
 )
@@ -52,7 +54,7 @@ def find_chromium() -> str | None:
 
 
 class Browser:
-    """One process. Pages of it are strangers to each other: no storage, no cache in common."""
+    """One process. Pages of it are strangers to each other: they have no storage and no cache in common."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         ours_in, theirs_out = os.pipe()
@@ -171,6 +173,15 @@ class Page:
     def close(self) -> None:
         self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
 
+    def reset(self) -> None:
+        """Nothing open, a screen of a middling size, and everything else as it was in the beginning."""
+        self.forbid()
+        self.screen(1000, 700)
+        self.dark(False)
+        self.open("about:blank")
+        self.problems.clear()
+        self.urls.clear()
+
     # Looking
 
     def js(self, code: str) -> Any:
@@ -180,7 +191,11 @@ class Page:
             raise AssertionError(done["exceptionDetails"].get("exception", {}).get("description", code))
         return done["result"].get("value")
 
-    def until(self, code: str, seconds: float = 8) -> Any:
+    def wait(self, seconds: float) -> None:
+        """Let time go by."""
+        self._browser.pump(seconds)
+
+    def until(self, code: str, seconds: float = 30) -> Any:
         """Wait until an expression is true; its value."""
         end = time.monotonic() + seconds
         while True:

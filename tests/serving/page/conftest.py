@@ -1,4 +1,4 @@
-"""One Chromium for all tests of the page, a fresh page for each of them."""
+"""The page on the stand-in for the API."""
 
 from __future__ import annotations
 
@@ -7,28 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser, Page, find_chromium
+from browser import Page
 from serving.page.fake_api import FakeApi, serving
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    binary = find_chromium()
-    if binary is None:
-        pytest.skip("no Chromium is installed: apt-get install chromium, or set CHROMIUM")
-    with Browser(binary, tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A page whose console must stay clean; answers like 404 are no complaint of the page's."""
-    opened = chromium.page()
-    opened.screen(1200, 800)
-    yield opened
-    problems = [one for one in opened.problems if not one.startswith("Failed to load resource")]
-    opened.close()
-    assert not problems
 
 
 @pytest.fixture

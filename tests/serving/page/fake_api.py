@@ -6,6 +6,7 @@ It keeps the contract of the endpoints that the page uses, over a generated worl
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -45,7 +46,6 @@ class FakeApi:
     Attributes:
         fail: Path prefix → status and problem (or another body) to answer with.
         delay: Path prefix → seconds to wait.
-        titles: Item id → another title.
         posted: Fields of the last upload.
     """
 
@@ -54,6 +54,7 @@ class FakeApi:
     fail: dict[str, tuple[int, Any]] = field(default_factory=dict)
     delay: dict[str, float] = field(default_factory=dict)
     posted: dict[str, Any] = field(default_factory=dict)
+    takes_new_items: bool = True
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -135,8 +136,19 @@ class FakeApi:
             if user not in self.users:
                 return None
             history = [self.shown(self.ids[i]) for i in self.seen[self.users.index(user)]]
-            return {"id": user, "history": history[: int(query["limit"])]}
+            return {"id": user, "clicks": len(history), "history": history[: int(query["limit"])]}
+        if path == "/version":
+            return {"version": 1, "takes_new_items": self.takes_new_items}
         return self.map() if path == "/v1/map" else None
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Browsers hang up when a page is left."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*_)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -196,17 +208,24 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.spoiled():
             return
-        if self.path == "/v1/items":
+        url = urlsplit(self.path)
+        if url.path == "/v1/items":
             if self.headers.get("Authorization") != f"Bearer {self.api.token}":
                 self.problem(
                     401, "A token is needed", "Writing needs the token that the server was started with."
                 )
                 return
-            self.answer(201, self.api.add(parts_of(self.headers, body)))
+            fields = {"id": f"new-{len(self.api.calls)}"} | parts_of(self.headers, body)
+            if fields["id"] in self.api.vectors and url.query != "replace=true":
+                self.problem(409, "The item is there already")
+                return
+            self.answer(201, self.api.add(fields))
             return
         request = json.loads(body)
         if self.path == "/v1/similar":
             self.answer(200, {"version": 1, "items": self.api.similar(request["item"], request["k"])})
+        elif self.path == "/v1/recommend/batch":
+            self.answer(200, {"answers": [self.api.recommend(**one) for one in request["requests"]]})
         elif request["user"] in self.api.users:
             self.answer(200, self.api.recommend(**request))
         else:
@@ -236,7 +255,7 @@ def parts_of(headers: Message, body: bytes) -> dict[str, Any]:
 def serving(api: FakeApi):
     """Serve on a free port of this machine; gives the address."""
     handler = type("Bound", (Handler,), {"api": api})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -110,7 +110,7 @@ def test_names_and_landmarks(visit, where):
 
 @pytest.mark.parametrize("where", READY)
 def test_a_narrow_screen(visit, page: Page, where):
-    page.screen(320, 640, scale=1, phone=True)
+    page.screen(320, 640, phone=True)
     visit(where)
     page.until(READY[where])
     assert page.js("document.documentElement.scrollWidth") <= 320

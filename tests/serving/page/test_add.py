@@ -100,3 +100,22 @@ def test_nothing_given_and_what_the_server_refuses(visit, api: FakeApi, cover_fi
     fill(page, cover_file, "Fresh")
     page.until("document.querySelector('.trouble').innerText.includes('At most 10 MB.')")
     assert page.js("document.querySelector('button.primary').textContent") == "Place it"
+
+
+def test_an_id_that_is_there_already(visit, api: FakeApi, cover_file: Path):
+    page = visit("/add")
+    page.click("#new-id")
+    page.type("v00")
+    fill(page, cover_file, "Fresh")
+    page.until("document.querySelector('.trouble').innerText.includes('The item is there already')")
+    page.click("#new-replace")
+    page.click("button.primary")
+    page.until("document.querySelector('.arrived')")
+    assert (api.posted["id"], api.titles["v00"]) == ("v00", "Fresh")
+
+
+def test_a_catalogue_that_takes_no_new_items(visit, api: FakeApi):
+    api.takes_new_items = False
+    page = visit("/add")
+    page.until("document.querySelector('.add').innerText.includes('takes no new items')")
+    assert page.count("form") == 0

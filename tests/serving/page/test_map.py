@@ -24,8 +24,9 @@ def settle(page: Page) -> None:
     page.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
 
 
-def test_legend_counts_and_filters(visit, api: FakeApi):
-    page = visit("/map")
+def test_legend_counts_and_filters(visit, page: Page, api: FakeApi):
+    page.screen(1400, 900)
+    visit("/map")
     page.until(READY)
     sizes = page.js("[...document.querySelectorAll('.legend .muted')].map(one => Number(one.textContent))")
     topics = list(api.topic.values())

@@ -88,7 +88,7 @@ def test_who_comes_last_is_shown(visit, api: FakeApi):
     page = visit("/people/u01")
     page.js("location.hash = '#/people/u02'")
     page.until(WALL)
-    page._browser.pump(0.7)
+    page.wait(0.7)
     assert page.text("h1") == "u02"
     assert page.count(".strip li") == len(api.seen[2])
 

@@ -10,6 +10,7 @@ export function makeAdd() {
   const picker = makePicker();
   const title = h("input", { id: "new-title", name: "title", autocomplete: "off", maxlength: "500" });
   const id = h("input", { id: "new-id", name: "id", autocomplete: "off", spellcheck: "false", maxlength: "200" });
+  const replace = h("input", { id: "new-replace", type: "checkbox" });
   const secret = h("input", { id: "new-token", type: "password", autocomplete: "off", "aria-describedby": "token-why" });
   const send = h("button", { type: "submit", class: "primary" }, "Place it");
   const trouble = h("div", { class: "trouble" });
@@ -25,7 +26,8 @@ export function makeAdd() {
       "details",
       {},
       h("summary", {}, "Id and access"),
-      field("Id", id, hint("Left empty, one is made. An id that exists is replaced.")),
+      field("Id", id, hint("Left empty, one is made.")),
+      h("div", { class: "check" }, replace, h("label", { for: "new-replace" }, "Replace an item that has this id")),
       field("Token", secret, hint("What the server asks of those who write. Kept until this tab closes.", "token-why")),
     ),
     send,
@@ -59,10 +61,10 @@ export function makeAdd() {
     const body = new FormData();
     if (file) body.set("cover", file);
     if (title.value.trim()) body.set("title", title.value.trim());
-    body.set("id", id.value.trim() || freshId());
+    if (id.value.trim()) body.set("id", id.value.trim());
     busy(true);
     try {
-      const placed = await api.add(body);
+      const placed = await api.add(body, replace.checked);
       await land(result, placed, { id: placed.id, title: title.value.trim(), cover: file ? api.coverOf(placed.id) : null });
       form.reset();
       picker.clear();
@@ -80,7 +82,8 @@ export function makeAdd() {
     // Not "disabled": that would throw the focus away.
     send.setAttribute("aria-disabled", String(on));
     send.textContent = on ? "Placing…" : "Place it";
-    form.setAttribute("aria-busy", String(on));
+    if (on) form.setAttribute("aria-busy", "true");
+    else form.removeAttribute("aria-busy");
   }
 
   function complain(problem, culprit) {
@@ -88,15 +91,15 @@ export function makeAdd() {
     culprit?.focus();
   }
 
-  const first = () => form.querySelector("details").toggleAttribute("open", !api.token());
-  first();
+  form.querySelector("details").open = !api.token();
+  api
+    .version()
+    .then(({ takes_new_items: takes }) => {
+      const words = "This catalogue takes no new items";
+      if (!takes) form.replaceWith(empty(words, "Its model knows items by their clicks only, not by their content."));
+    })
+    .catch(() => {}); // Whoever sends the form will be told.
   return { element, update: () => {}, title: () => "New item" };
-}
-
-/** An id that hardly anyone else makes. */
-function freshId() {
-  const bytes = crypto.getRandomValues(new Uint8Array(5));
-  return `new-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** Show where a new item landed. */
@@ -145,24 +148,30 @@ async function land(result, placed, item) {
   heading.focus({ preventScroll: true });
   result.scrollIntoView({ block: "start" });
   announce(`Placed. ${count(similar.length, "similar item")}, ${count(audience.length, "person", "people")} would like it.`);
-  places.append(...audience.slice(0, LISTS).map((one) => person(one.user, item.id)));
+  await rank(places, audience.slice(0, LISTS), item.id);
 }
 
-/** One person who would like the item, and its place in their list. */
-function person(user, item) {
-  const place = h("span", { class: "place muted" }, "…");
-  const where = `#/people/${encodeURIComponent(user)}?item=${encodeURIComponent(item)}`;
-  api
-    .recommend({ user, k: DEPTH })
-    .then(({ items }) => {
-      const found = items.findIndex((one) => one.id === item);
-      place.textContent = found < 0 ? `not among the first ${DEPTH}` : `${ordinal(found + 1)} in their list`;
-      place.classList.toggle("muted", found < 0);
-    })
-    .catch(() => {
-      place.textContent = "place unknown";
-    });
-  return h("li", {}, h("a", { href: where }, h("bdi", {}, user)), place);
+/** The people who would like the item, each with its place in their list. */
+async function rank(places, audience, item) {
+  if (!audience.length) return;
+  const rows = audience.map(({ user }) => {
+    const place = h("span", { class: "place muted" }, "…");
+    const where = `#/people/${encodeURIComponent(user)}?item=${encodeURIComponent(item)}`;
+    places.append(h("li", {}, h("a", { href: where }, h("bdi", {}, user)), place));
+    return place;
+  });
+  let answers = [];
+  try {
+    ({ answers } = await api.recommendBatch(audience.map(({ user }) => ({ user, k: DEPTH }))));
+  } catch {
+    // The item is in all the same.
+  }
+  rows.forEach((place, at) => {
+    const found = answers[at]?.items?.findIndex((one) => one.id === item) ?? null;
+    if (found === null) place.textContent = "place unknown";
+    else place.textContent = found < 0 ? `not among the first ${DEPTH}` : `${ordinal(found + 1)} in their list`;
+    place.classList.toggle("muted", found === null || found < 0);
+  });
 }
 
 /** The field for the cover: press, drop or paste. */

@@ -72,10 +72,12 @@ const name = encodeURIComponent;
 
 export const users = (query, limit, signal) => call(`v1/users?query=${name(query)}&limit=${limit}`, { signal });
 export const user = (id, limit, signal) => call(`v1/users/${name(id)}?limit=${limit}`, { signal });
-export const item = (id, signal) => call(`v1/items/${name(id)}`, { signal });
-export const map = (signal) => call("v1/map", { signal });
+export const map = (signal) => call("v1/map?limit=5000", { signal });
+export const version = () => call("version");
 export const coverOf = (id) => `v1/items/${name(id)}/cover`;
 export const recommend = (request, signal) => call("v1/recommend", { method: "POST", json: request, signal });
 export const similar = (id, k, signal) => call("v1/similar", { method: "POST", json: { item: id, k }, signal });
-export const add = (form) => call("v1/items", { method: "POST", body: form, write: true });
+export const recommendBatch = (requests) => call("v1/recommend/batch", { method: "POST", json: { requests } });
+export const add = (form, replace) =>
+  call(`v1/items?replace=${replace}`, { method: "POST", body: form, write: true });
 export const remove = (id) => call(`v1/items/${name(id)}`, { method: "DELETE", write: true });

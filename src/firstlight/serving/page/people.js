@@ -64,9 +64,9 @@ export function makePeople() {
 
   async function loadHistory(signal) {
     try {
-      const { history: seen } = await api.user(state.id, 60, signal);
+      const { history: seen, clicks } = await api.user(state.id, 60, signal);
       if (signal.aborted) return [];
-      facts.textContent = seen.length >= 60 ? "their last 60 clicks" : count(seen.length, "click");
+      facts.textContent = count(clicks, "click");
       if (seen.length) history.replaceChildren(strip(seen));
       else history.replaceChildren(empty("No clicks yet", null));
       return seen;

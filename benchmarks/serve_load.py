@@ -183,7 +183,7 @@ async def phases(
     limits = httpx.Limits(max_connections=128, max_keepalive_connections=128)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     cover = picture(999, 800)
-    async with httpx.AsyncClient(base_url=server.address, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.address, timeout=120, limits=limits) as client:
 
         async def ask(at: int) -> int:
             user = (at * 7919) % options.users

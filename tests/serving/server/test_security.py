@@ -55,11 +55,17 @@ def test_nothing_is_written_without_the_token(live, given):
 
 
 def test_without_any_token_nobody_may_write(copied):
-    with server(copied, token=None) as running:
+    from fastapi.testclient import TestClient
+
+    from firstlight.serving.bundle import Bundle
+    from firstlight.serving.server.app import create_app
+
+    with TestClient(create_app(Bundle.open, copied)) as client:
         for method, path in WRITES:
-            checked(running.client.request(method, path, json={}, headers=WRITER), 403)
-            checked(running.client.request(method, path, headers={"Authorization": "Bearer"}), 403)
-        assert running.post("/v1/recommend", {"user": "u00"}).status_code == 200
+            checked(client.request(method, path, json={}, headers=WRITER), 403)
+            checked(client.request(method, path, headers={"Authorization": "Bearer"}), 403)
+        assert client.post("/v1/recommend", json={"user": "u00"}).status_code == 200
+    assert Bundle.open(copied).version == 1
 
 
 def test_requests_that_are_not_valid(live):

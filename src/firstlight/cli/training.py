@@ -55,17 +55,27 @@ def train(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; short for --set training.threads=…")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Start from the vectors of this run, with its config unless a recipe is named.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> Answer:
     """Train a model on a dataset and evaluate it on the test part."""
     from firstlight.training.config import build_config
     from firstlight.training.run import train as train_run
+    from firstlight.training.run_folder import load_run
 
     overrides = list(changes or [])
     overrides += [] if epochs is None else [f"training.epochs={epochs}"]
     overrides += [] if threads is None else [f"training.threads={threads}"]
+    yesterday = None if start is None else load_run(start)
     config = build_config(
-        recipe=recipe,
+        recipe=str(start / "config.yaml") if recipe is None and start is not None else recipe,
         model=model,
         loss=loss,
         temperature=temperature,
@@ -75,7 +85,7 @@ def train(
     )
     dataset = reading.read(path)
     with TrainingProgress() as progress:
-        result = train_run(dataset, config, out, resume=resume, emit=progress)
+        result = train_run(dataset, config, out, start=yesterday, resume=resume, emit=progress)
     return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))
 
 

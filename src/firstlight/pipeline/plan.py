@@ -255,6 +255,8 @@ def _train(
     encoder: Step | Path | None,
     source: str,
 ) -> Step:
+    if given.start is not None and not (given.start / "config.yaml").exists():
+        raise InputError(f"step train:{name}, field start: {str(given.start)!r} is not a run", path=source)
     run = _checked(f"train:{name}", source, lambda: _run_config(given))
     words = ["train", str(data), "--out", str(out / "runs" / name)]
     for option in ("recipe", "model", "loss", "temperature", "negatives", "epochs", "seed", "threads"):
@@ -286,8 +288,9 @@ def _train(
 
 
 def _run_config(given: TrainConfig) -> RunConfig:
+    start = None if given.start is None else given.start / "config.yaml"
     return build_config(
-        recipe=given.recipe,
+        recipe=given.recipe or start,
         model=given.model,
         loss=given.loss,
         temperature=given.temperature,

@@ -73,6 +73,7 @@ class Phase:
         emit: Receives the events.
         views: Content of the items, for models that read it.
         finder: What finds content neighbours, for models that know some; None: they are found anew.
+        start: Changes the model at its start, such as by what another run has learned.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Phase:
         emit: Emit = silent,
         views: ItemViews | None = None,
         finder: Finder | None = None,
+        start: Callable[[EmbeddingModel], None] | None = None,
     ) -> None:
         self.name, self.config = name, config
         self.epochs, self.judge, self.stop_early, self.emit = epochs, judge, stop_early, emit
@@ -103,6 +105,8 @@ class Phase:
         users, items = _pairs(train)
         model = build_model(config.model, train, torch_stream(config.seed, "init"), views, finder)
         assert isinstance(model, EmbeddingModel)
+        if start is not None:
+            start(model)
         self.model = model
         self.temperature: Temperature = make_temperature(config.temperature, statistics)
         self.computer = StepComputer(config, self.model, self.temperature, train)

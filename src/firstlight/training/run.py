@@ -33,8 +33,9 @@ from firstlight.training.content import Content, check_content, fit_content, sav
 from firstlight.training.loop import Judge, Phase, Progress
 from firstlight.training.neighbours import remembering_finder
 from firstlight.training.process import peak_memory_mb, use_threads
-from firstlight.training.run_folder import ModelScorer, run_hash, save_model, start_run, write_metrics
+from firstlight.training.run_folder import ModelScorer, Run, run_hash, save_model, start_run, write_metrics
 from firstlight.training.selection import calibration, make_judge, validation_pool
+from firstlight.training.warm_start import WarmStart
 
 #: What each selection protocol means, in every result.
 PROTOCOLS = {
@@ -57,12 +58,19 @@ class _Context:
     carried: dict[str, Any]
     earlier: list[dict[str, Any]]
     finder: Finder
+    start: WarmStart | None = None
     #: Views of the phase that ran last, for models that read content.
     content: Content | None = None
 
 
 def train(
-    dataset: Dataset, config: RunConfig, out: Path | str, *, resume: bool = False, emit: Emit = silent
+    dataset: Dataset,
+    config: RunConfig,
+    out: Path | str,
+    *,
+    start: Run | None = None,
+    resume: bool = False,
+    emit: Emit = silent,
 ) -> dict[str, Any]:
     """Train, evaluate and write a run folder.
 
@@ -70,6 +78,7 @@ def train(
         dataset: What to learn from and test on.
         config: Everything that decides the run.
         out: The run folder; must be empty or absent unless ``resume``.
+        start: A finished run of the same model, whose vectors and weights training starts from.
         resume: Continue where the last checkpoint stands; a finished run is returned as it is.
         emit: Receives events for progress displays.
 
@@ -84,14 +93,15 @@ def train(
     if dataset.train.n_pairs == 0:
         raise InputError("there is no training interaction", path=dataset.source or None)
     parts = _parts(dataset, config)
-    digest = run_hash(config, dataset)
+    warm = None if start is None else WarmStart(start, config, dataset)
+    digest = run_hash(config, dataset, None if warm is None else warm.digest)
     resumed = _open(out, digest, resume)
     if isinstance(resumed, dict):
         return resumed
     check_content(config, dataset)
     if resumed is None:
         start_run(out, config, dataset, parts)
-    context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit))
+    context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit), warm)
     emit("run", **_facts(dataset, config, parts))
     try:
         with use_threads(config.training.threads):
@@ -267,7 +277,10 @@ def _refit(
 
 def _views(context: _Context, log: Interactions) -> ItemViews | None:
     """Views fitted on what ``log`` knows; they are remembered, since the last ones are saved with the run."""
-    context.content = fit_content(context.config, context.dataset, log)
+    if context.start is None:
+        context.content = fit_content(context.config, context.dataset, log)
+    elif context.content is None:  # the views of the run that training starts from know nothing of the phase
+        context.content = context.start.content(context.dataset)
     for problem in [] if context.content is None else context.content.view_set.problems:
         context.emit("message", text=f"content: {problem}")
     return None if context.content is None else context.content.views
@@ -297,6 +310,7 @@ def _phase(
         emit=context.emit,
         views=_views(context, log),
         finder=context.finder,
+        start=None if context.start is None else context.start.apply,
     )
     if context.resumed is not None and context.resumed.phase == name:
         context.emit("message", text=f"continuing phase {name} after epoch {context.resumed.progress.epoch}")
@@ -314,7 +328,9 @@ def _phase(
             save_checkpoint(folder / "state.safetensors", checkpoint)
 
     phase.run(after_epoch)
-    write_metrics(context.out, [*context.earlier, *phase.progress.history])  # patience may end between two checkpoints
+    write_metrics(
+        context.out, [*context.earlier, *phase.progress.history]
+    )  # patience may end between two checkpoints
     return phase
 
 
@@ -368,6 +384,7 @@ def _finish(
         "config": config.model_dump(mode="json"),
         "run_hash": context.hash,
         "seed": config.seed,
+        "start": None if context.start is None else context.start.about,
         "found": found,
         "kept_back_pairs": 0 if "train" not in parts else max(0, seen.n_pairs - model.log.n_pairs),
         "metrics": {} if evaluation is None else evaluation.metrics,

@@ -134,13 +134,15 @@ def _processor() -> str:
         return platform.processor()
 
 
-def run_hash(config: RunConfig, dataset: Dataset) -> str:
-    """Hash of everything that decides the result: config (threads apart), data, and encoders of content."""
+def run_hash(config: RunConfig, dataset: Dataset, start: str | None = None) -> str:
+    """Hash of everything that decides the result: config (threads apart), data, encoders of content, and the start."""
     tree = config.model_dump(mode="json")
     tree["training"].pop("threads")
     parts = [json.dumps(tree, sort_keys=True), dataset.content_hash]
     if MODELS.load(config.model.name).needs_views:
         parts += [dataset.catalogue.content_hash, *outside_hashes(config.views)]
+    if start is not None:
+        parts.append(start)
     return hash_strings(parts)
 
 

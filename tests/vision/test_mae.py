@@ -41,7 +41,9 @@ def test_loss_against_a_double_loop(norm_pix_loss, class_token):
     predicted, hidden = mae.reconstruct(data.views[0], mae.shuffle(data.views[0], torch_stream(1, "step")))
     assert hidden.shape == (3, 9)  # of 12 patches
     terms = []
-    for image, guesses, patches in zip(data.views[0].tolist(), predicted.tolist(), hidden.tolist(), strict=True):
+    for image, guesses, patches in zip(
+        data.views[0].tolist(), predicted.tolist(), hidden.tolist(), strict=True
+    ):
         for guess, patch in zip(guesses, patches, strict=True):
             row, column = divmod(patch, 3)
             values = [

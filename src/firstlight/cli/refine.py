@@ -49,9 +49,7 @@ def refine(
     recipe: Recipe = None,
     temperature: Annotated[
         str | None,
-        typer.Option(
-            metavar="NUMBER|auto", help="τ; auto tries five in the head stage."
-        ),
+        typer.Option(metavar="NUMBER|auto", help="τ; auto tries five in the head stage."),
     ] = None,
     changes: Changes = None,
     epochs: Epochs = None,

@@ -201,9 +201,9 @@ class Catalogue:
         history = history[-_WHY_AMONG:]
         reasons: list[int | None] = [None] * len(best.rows)
         if len(history) and len(best.rows):
-            vectors, lengths = snapshot.vectors(), snapshot.lengths
-            rows, past = torch.from_numpy(best.rows), torch.from_numpy(history)
-            likeness = (vectors[rows] @ vectors[past].T) / lengths[past]
+            vectors = snapshot.vectors()
+            past = F.normalize(vectors[torch.from_numpy(history)], dim=1)
+            likeness = vectors[torch.from_numpy(best.rows)] @ past.T
             reasons = [int(history[at]) for at in likeness.argmax(dim=1).tolist()]
         titles: dict[int, str | None] = {}
 

@@ -29,7 +29,7 @@ Ask = RecommendRequest | SimilarRequest
 Answer = dict[str, Any]
 IntArray = npt.NDArray[np.int64]
 
-#: Items of a history that are looked through for the one most like a recommendation.
+#: Items of a history, by row, that are looked through for the one most like a recommendation.
 _WHY_AMONG = 2000
 #: Users who would like a new item, and items that it is like, as an upload is answered.
 AUDIENCE, LIKE = 20, 12
@@ -276,7 +276,7 @@ class Catalogue:
         return [{"id": str(ids[row]), "clicks": int(degrees[row])} for row in rows[:limit]]
 
     def user(self, user: str, limit: int) -> Answer:
-        """A user and their newest clicks, where the log has times; the order of the rows otherwise."""
+        """A user and what they clicked, by item row: a bundle keeps no times."""
         snapshot = self.bundle.snapshot
         row = self.on(snapshot).users.get(user)
         if row is None:

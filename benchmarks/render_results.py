@@ -108,7 +108,7 @@ def row(name: str, records: list[dict[str, Any]], published: dict[str, tuple[flo
         test,
         "–" if printed is None else f"{printed[0]:.4f} / {printed[1]:.4f}",
         f"{found['epochs']} of {config['training']['epochs']}" if leaky else "–",
-        f"{found.get('refit_seconds', 0) / 60:.1f}" if leaky else "–",
+        f"{found['refit_seconds'] / 60:.1f}" if leaky and "refit_seconds" in found else "–",
         str(len(records)),
     ]
 

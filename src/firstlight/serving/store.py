@@ -108,10 +108,15 @@ class Store:
         if self._run is None:
             if not manifest.base:
                 raise InputError("the additions of a run are no bundle", path=self.folder)
+            folder = self.folder / Path(manifest.base).name
             kept = None if self._snapshot is None else self._snapshot.base
-            if kept is not None and kept.fingerprint == manifest.base_hash:
+            # A compaction without changes gives a base of the same content in another folder, and may delete the old.
+            if isinstance(kept, FolderBase) and (kept.fingerprint, kept.folder) == (
+                manifest.base_hash,
+                folder,
+            ):
                 return kept  # and what was read of it
-            return FolderBase(self.folder / Path(manifest.base).name, manifest.base_hash)
+            return FolderBase(folder, manifest.base_hash)
         if manifest.version and manifest.base_hash != self._run.fingerprint:
             raise InputError(
                 "these additions were made with another model than the run's",

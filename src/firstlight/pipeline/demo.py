@@ -90,7 +90,7 @@ COLD: dict[str, Any] = {
         "model.layers=2",
         "model.cold_loss=0",
         "model.cold_share=0.5",
-        "model.content_weight=2",
+        "model.content_weight=0.5",
         "model.user_content=6",
         # Where "best" was settled on larger data, and this world does better otherwise.
         "model.user_dropout=0",

@@ -71,6 +71,7 @@ def test_scores_have_their_shape_and_are_finite(name):
     # One user twice. Not to the bit: some processors' products add up the first and the last rows of a block in
     # another order.
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-6, atol=1e-7)
+    assert torch.equal(scores, model.scores(torch.tensor([3, 3, 8])))
 
 
 @pytest.mark.parametrize("name", MODELS.names())

@@ -5,7 +5,8 @@
     python benchmarks/render_results.py            # writes RESULTS.md from results/
 
 With several seeds, ``--length-of-seed 0`` searches with that seed alone: where its validation chose the end of the
-schedule, the others train to the end, which is one training in place of two.
+schedule, the others train to the end, which is one training in place of two. ``--no-search`` trains to the end without
+looking at any validation part: for long jobs whose sibling on the same schedule was found to be best at its end.
 
 A job is a shipped recipe on a data set, with one search on a validation carve-out and a refit on all training
 pairs that also watches the test set, labelled (``selected_on_test``). Run folders go to ``runs/``; the JSON that
@@ -59,6 +60,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "best": {},
 }
 
+#: What BPR needs beside its settings above: a propagation a step costs what it costs, so an epoch of LightGCN takes
+#: larger batches where the others take users, or fewer epochs.
+BPR = {
+    "gowalla-lightgcn": ["training.epochs=30", "training.eval_every=3"],
+    "movielens-lightgcn": ["training.batch_size=8192", "training.epochs=80", "training.eval_every=8"],
+}
+
 
 def jobs() -> dict[str, dict[str, Any]]:
     """Every job by name: which data, which recipe, what is laid over it."""
@@ -72,6 +80,8 @@ def jobs() -> dict[str, dict[str, Any]]:
                 chosen = own.stem if own.exists() else recipe
                 if method == "best" and not own.exists():
                     continue
+                if method == "bpr" and recipe in BPR:
+                    parts = {**parts, "overrides": [*parts["overrides"], *BPR[recipe]]}
                 table[f"{recipe}-{method}"] = {
                     "data": data,
                     "recipe": chosen,
@@ -111,13 +121,17 @@ def known_length(name: str, seed: int) -> list[str]:
     return ["training.selection=none", f"training.epochs={allowed}"]
 
 
-def run(
-    name: str, job: dict[str, Any], seed: int, threads: int, overrides: list[str], length_of: int | None
-) -> None:
+def run(name: str, job: dict[str, Any], seed: int, options: argparse.Namespace) -> None:
     """Run or resume one job and write its JSON."""
-    searched = length_of is None or length_of == seed
-    changes = [f"training.threads={threads}", "training.track_test=true", *overrides]
-    changes += [] if length_of is None or searched else known_length(name, length_of)
+    length_of, threads = options.length_of_seed, options.threads
+    changes = [f"training.threads={threads}", "training.track_test=true", *options.overrides]
+    how = ""
+    if options.no_search:
+        how = " --no-search"
+        changes += ["training.selection=none"]
+    elif length_of is not None and length_of != seed:
+        how = f" --length-of-seed {length_of}"
+        changes += known_length(name, length_of)
     parts = {**job["parts"], "overrides": [*job["parts"].get("overrides", []), *changes]}
     config = build_config(recipe=job["recipe"], seed=seed, **parts)
     out = ROOT / "runs" / f"{name}-s{seed}"
@@ -131,8 +145,7 @@ def run(
     result = train(dataset, config, out, resume=resume, emit=say)
     record = {
         "job": name,
-        "command": f"python benchmarks/reproduce.py {name} --seeds {seed} --threads {threads}"
-        + ("" if searched else f" --length-of-seed {length_of}"),
+        "command": f"python benchmarks/reproduce.py {name} --seeds {seed} --threads {threads}{how}",
         "commit": git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--", "src")),
         "seed": seed,
@@ -162,6 +175,9 @@ def main() -> None:
     parser.add_argument(
         "--length-of-seed", type=int, help="train other seeds for what this one's search found"
     )
+    parser.add_argument(
+        "--no-search", action="store_true", help="train to the end of the schedule, no validation part"
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     known = jobs()
@@ -172,7 +188,7 @@ def main() -> None:
         if name not in known:
             parser.error(f"no job {name!r}; --list shows them")
         for seed in options.seeds.split(","):
-            run(name, known[name], int(seed), options.threads, options.overrides, options.length_of_seed)
+            run(name, known[name], int(seed), options)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ class Recommender(nn.Module):
     needs_views: ClassVar[bool] = False
     #: Whether the model knows content neighbours: it is then built with a ``finder``, where there is a special one.
     needs_neighbours: ClassVar[bool] = False
+    #: Whether building it computes what is saved with its tensors: it is then built with ``fit=False`` to be read back.
+    fits_when_built: ClassVar[bool] = False
     #: Whether ``extra_losses`` is the model's whole objective; its runs default to ``loss: none``.
     own_loss: ClassVar[bool] = False
 
@@ -143,7 +145,8 @@ class Recommender(nn.Module):
         views: ItemViews | None = None,
     ) -> Self:
         """A trained model again, from its config, the log it was built on, its tensors and its views."""
-        model = cls(config, log, torch.Generator(), **cls._content(views))
+        unfitted = {"fit": False} if cls.fits_when_built else {}
+        model = cls(config, log, torch.Generator(), **cls._content(views), **unfitted)
         model.load_state_dict(state)
         return model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.models.base import Batch, EmbeddingConfig, Encoded, ModelConfig
+from firstlight.models.base import Batch, EmbeddingConfig, Encoded
 from firstlight.models.content import ContentModel, ContentRows
 from firstlight.models.ials import FactorOptions, factorise, solve_rows
 from firstlight.models.towers import by_blocks, candidate_scores, content_input, perceptron
@@ -68,6 +68,7 @@ class DropoutNet(ContentModel):
         return {"loss": {"name": "none"}, "temperature": {"name": "fixed"}}
 
     own_loss = True
+    fits_when_built = True
     config: DropoutNetConfig
 
     def __init__(
@@ -93,20 +94,6 @@ class DropoutNet(ContentModel):
         width = config.dim + sum(self.view_dims.values())
         self.user_tower: nn.Module = perceptron([config.dim, *config.hidden, config.dim], nn.Tanh, rng)
         self.item_tower: nn.Module = perceptron([width, *config.hidden, config.dim], nn.Tanh, rng)
-
-    @classmethod
-    def from_state(
-        cls,
-        config: ModelConfig,
-        log: Interactions,
-        state: dict[str, Tensor],
-        views: ItemViews | None = None,
-    ) -> Self:
-        """Read the preferences back instead of fitting them again."""
-        assert isinstance(config, DropoutNetConfig)
-        model = cls(config, log, torch.Generator(), **cls._content(views), fit=False)
-        model.load_state_dict(state)
-        return model
 
     def _user_side(self, preferences: Tensor) -> Tensor:
         made: Tensor = self.user_tower(preferences / self.units[0]) * self.units[0]

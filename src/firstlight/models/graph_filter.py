@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.models.base import ModelConfig, Recommender
@@ -103,6 +102,7 @@ class GraphFilter(Recommender):
 
     Config = GraphFilterConfig
     trainable = False
+    fits_when_built = True
 
     def __init__(
         self,
@@ -122,20 +122,6 @@ class GraphFilter(Recommender):
             self.singular.copy_(right_singular_vectors(train, rank, rng or torch.Generator()))
         self.hop = BipartitePropagation(train.indptr, train.items, train.n_items, dtype=dtype)
         self.item_root = torch.from_numpy(np.sqrt(train.item_degrees)).to(dtype)
-
-    @classmethod
-    def from_state(
-        cls,
-        config: ModelConfig,
-        log: Interactions,
-        state: dict[str, Tensor],
-        views: ItemViews | None = None,
-    ) -> Self:
-        """Read the singular vectors back instead of computing them again."""
-        assert isinstance(config, GraphFilterConfig)
-        model = cls(config, log, fit=False)
-        model.load_state_dict(state)
-        return model
 
     def vectors_for_scoring(self) -> None:
         """A filter has no vectors of a useful width."""

@@ -6,14 +6,13 @@ memory a block, whatever the log.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
 
@@ -110,6 +109,7 @@ class IALS(Recommender):
 
     Config = IALSConfig
     trainable = False
+    fits_when_built = True
 
     def __init__(
         self,
@@ -129,20 +129,6 @@ class IALS(Recommender):
             users, items = factorise(train, config.dim, config, rng or torch.Generator())
             self.user_factors.copy_(users)
             self.item_factors.copy_(items)
-
-    @classmethod
-    def from_state(
-        cls,
-        config: ModelConfig,
-        log: Interactions,
-        state: dict[str, Tensor],
-        views: ItemViews | None = None,
-    ) -> Self:
-        """Read the factors back instead of solving for them again."""
-        assert isinstance(config, IALSConfig)
-        model = cls(config, log, fit=False)
-        model.load_state_dict(state)
-        return model
 
     def user_vectors(self) -> Tensor:
         """``(n_users, dim)`` factors p_u."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
 
@@ -35,6 +34,7 @@ class ItemKNN(Recommender):
 
     Config = ItemKNNConfig
     trainable = False
+    fits_when_built = True
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ItemKNN(Recommender):
         train: Interactions,
         rng: torch.Generator | None = None,
         *,
-        count: bool = True,
+        fit: bool = True,
     ) -> None:
         super().__init__(config, train)
         self.config = config
@@ -55,24 +55,10 @@ class ItemKNN(Recommender):
         self.weights: Tensor
         self.indptr: Tensor
         self.history: Tensor
-        if count:
+        if fit:
             neighbours, weights = _neighbours(train, config)
             self.neighbours.copy_(torch.from_numpy(neighbours))
             self.weights.copy_(torch.from_numpy(weights))
-
-    @classmethod
-    def from_state(
-        cls,
-        config: ModelConfig,
-        log: Interactions,
-        state: dict[str, Tensor],
-        views: ItemViews | None = None,
-    ) -> Self:
-        """Read the neighbours back instead of counting them again."""
-        assert isinstance(config, ItemKNNConfig)
-        model = cls(config, log, count=False)
-        model.load_state_dict(state)
-        return model
 
     def vectors_for_scoring(self) -> None:
         """A neighbourhood model has no vectors."""

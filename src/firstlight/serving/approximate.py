@@ -36,9 +36,10 @@ KINDS = ("auto", "exact", "hnsw", "ivf")
 #: Items up to which ``auto`` stays exact, and up to which it takes a graph: its links are built one item at a time.
 EXACT_UP_TO, GRAPH_UP_TO = 250_000, 2_000_000
 
-#: Recall at :data:`_K` that is aimed at; the effort of a search is doubled until it is reached.
+#: Recall at :data:`_K` that is aimed at; the effort of a search is doubled until it is reached, by so many standard
+#: errors, since it has to hold for users who are not in the sample.
 TARGET = 0.98
-_K, _SAMPLE = 20, 400
+_K, _SAMPLE, _SURE = 20, 400, 2.0
 _EFFORTS = (32, 64, 128, 256, 512, 1024)
 _NEIGHBOURS, _BUILD_EFFORT = 32, 100
 #: Rows of k-means a list, at least and at most; see :mod:`firstlight.graphs.ann`.
@@ -109,13 +110,14 @@ def build(base: FolderBase, kind: str) -> dict[str, Any]:
         index.train(vectors)
     index.add(vectors)
     seconds = time.perf_counter() - started
-    effort, recall = _tune(index, kind, base)
+    effort, recall, error = _tune(index, kind, base)
     about = {
         "kind": kind,
         "effort": effort,
         f"recall@{_K}": recall,
+        "standard_error": error,
         "target": TARGET,
-        "reached": recall >= TARGET,
+        "reached": recall - _SURE * error >= TARGET,
         "users": min(_SAMPLE, len(base.user_vectors)),
         "seconds": round(seconds, 2),
         "faiss": faiss.__version__,
@@ -134,20 +136,21 @@ def build(base: FolderBase, kind: str) -> dict[str, Any]:
     return about
 
 
-def _tune(index: Any, kind: str, base: FolderBase) -> tuple[int, float]:
-    """The smallest effort that reaches the target, or the largest, and the recall that it has."""
+def _tune(index: Any, kind: str, base: FolderBase) -> tuple[int, float, float]:
+    """The smallest effort that reaches the target, or the largest; the recall that it has, and its standard error."""
     users = base.user_vectors
     asked = users[:: max(1, len(users) // _SAMPLE)][:_SAMPLE].contiguous()
     k = min(_K, len(base.item_vectors))
     exact = torch.cat([best.ids for _, best in blocked_top_k(asked, base.item_vectors, k)]).numpy()
-    recall = 0.0
+    recall = error = 0.0
     for effort in _EFFORTS:
         _, found = index.search(asked.numpy(), k, params=_parameters(kind, effort))
-        hits = [np.isin(row, right).sum() for row, right in zip(found, exact, strict=True)]
-        recall = float(np.sum(hits)) / max(1, exact.size)
-        if recall >= TARGET:
+        shares = [np.isin(row, right).mean() for row, right in zip(found, exact, strict=True)]
+        if shares:
+            recall, error = float(np.mean(shares)), float(np.std(shares)) / len(shares) ** 0.5
+        if recall - _SURE * error >= TARGET:
             break
-    return effort, recall
+    return effort, recall, error
 
 
 def _parameters(kind: str, effort: int, selector: Any = None) -> Any:

@@ -18,7 +18,6 @@ from firstlight.data.catalogue import Catalogue
 from firstlight.data.formats import read_dataset
 from firstlight.data.simulate import SimulationConfig
 from firstlight.pipeline.arrivals import COLUMNS, TRUTH
-from firstlight.pipeline.assess import assess, run_result
 from firstlight.pipeline.demo import RUNS, run_demo
 from firstlight.reports.arrivals import arrival_covers
 from firstlight.reports.runs import (
@@ -29,6 +28,7 @@ from firstlight.reports.runs import (
     user_temperatures,
 )
 from firstlight.serving.bundle import Bundle
+from firstlight.training.assess import assess, run_result
 from firstlight.training.run_folder import load_run
 
 SMALL = SimulationConfig(n_users=120, n_items=80, mean_clicks=16.0, cover_size=16, arriving_share=0.35)

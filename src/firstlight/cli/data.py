@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstlight.cli.options import Reading, command, one_of
+from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_pairs, draw_table
+from firstlight.core.choices import one_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from firstlight.data.dataset import Dataset
+    from firstlight.data.inspect import Inspection
 
 Source = Annotated[Path, typer.Argument(metavar="PATH", help="A folder or file in any supported format.")]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; it must not hold anything.")]
@@ -36,8 +38,8 @@ def inspect(path: Source, reading: Reading) -> Answer:
     """Count what is there and list what is wrong, with line numbers."""
     from firstlight.data.inspect import inspect_path
 
-    found = inspect_path(path, reading.options()).to_dict()
-    return Answer(found, lambda console: _draw_inspection(console, found))
+    found = inspect_path(path, reading.options())
+    return Answer(found.to_dict(), lambda console: _draw_inspection(console, found))
 
 
 def convert(path: Source, out: Target, reading: Reading) -> Answer:
@@ -80,66 +82,24 @@ def split(
     return _written(dataset, out)
 
 
-def summary(dataset: Dataset) -> dict[str, Any]:
-    """What a dataset holds, as JSON values."""
-    known = dataset.split
-    return {
-        "name": dataset.name,
-        "users": dataset.n_users,
-        "items": dataset.n_items,
-        "pairs": {name: part.n_pairs for name, part in dataset.parts.items()},
-        "split": None if known is None else {"name": known.name, "seed": known.seed, "hash": known.hash},
-        "dropped": dict(dataset.dropped),
-        "content_hash": dataset.content_hash,
-    }
-
-
-def _draw_inspection(target: Console, found: dict[str, Any]) -> None:
-    pairs: dict[str, Any] = {
-        "format": found["format"],
-        "users": found["n_users"],
-        "items": found["n_items"],
-        **{f"pairs in {part}": count for part, count in found["parts"].items()},
-        "density": f"{found['density']:.4%}",
-        "time": _time_range(found["time_range"]),
-        "values": None if found["value_range"] is None else "{:g} to {:g}".format(*found["value_range"]),
-        "items with a cover": found["covers"],
-        **{f"items with a {name}": count for name, count in found["texts"].items()},
-    }
-    draw_pairs(
-        target, {name: value for name, value in pairs.items() if value is not None}, title=found["path"]
-    )
+def _draw_inspection(target: Console, found: Inspection) -> None:
+    draw_pairs(target, found.facts, title=found.path)
     target.print()
-    degrees = [[side, *found[f"{side}_degrees"].values()] for side in ("user", "item")]
-    draw_table(target, ["training pairs per", *found["user_degrees"]], _whole(degrees))
-    for feature in found["features"]:
-        rows, dim = feature["shape"]
-        target.print(
-            f"  feature {feature['name']}: {rows:,} × {dim}, present for {feature['present']:,} items"
-        )
-    notes = {name: found[name] for name in _NOTES if found[name]}
-    if notes:
-        draw_pairs(target, {_NOTES[name]: count for name, count in notes.items()}, title="Worth knowing")
-    if found["dropped"]:
-        draw_pairs(target, found["dropped"], title="Left out")
-    if not found["problem_totals"]:
+    draw_table(target, found.table.columns, _whole([list(row) for row in found.table.rows()]))
+    for feature in found.features:
+        rows, dim = feature.shape
+        target.print(f"  feature {feature.name}: {rows:,} × {dim}, present for {feature.present:,} items")
+    if found.notes:
+        draw_pairs(target, found.notes, title="Worth knowing")
+    if found.dropped:
+        draw_pairs(target, found.dropped, title="Left out")
+    if not found.problem_totals:
         target.print("nothing is wrong")
         return
-    draw_pairs(target, found["problem_totals"], title="What is wrong")
-    for problem in found["problems"]:
-        line = "" if problem["line"] is None else f", line {problem['line']}"
-        target.print(f"  {problem['file']}{line}: {problem['problem']}")
-
-
-_NOTES = {
-    "duplicates": "repeated pairs (one is kept)",
-    "pairs_in_train_and_later": "pairs both in training and in a later part",
-    "users_without_train": "users without a training pair",
-    "users_in_test_only": "of these, with test pairs",
-    "cold_items": "items without a training pair",
-    "items_in_test_only": "of these, with test pairs ",
-    "test_pairs_of_cold_items": "test pairs on such items",
-}
+    draw_pairs(target, found.problem_totals, title="What is wrong")
+    for problem in found.problems:
+        line = "" if problem.line is None else f", line {problem.line}"
+        target.print(f"  {problem.file}{line}: {problem.problem}")
 
 
 def _whole(rows: list[list[Any]]) -> list[list[Any]]:
@@ -147,22 +107,8 @@ def _whole(rows: list[list[Any]]) -> list[list[Any]]:
     return [[int(v) if isinstance(v, float) and v.is_integer() else v for v in row] for row in rows]
 
 
-def _time_range(seconds: tuple[int, int] | None) -> str | None:
-    if seconds is None:
-        return None
-    from datetime import UTC, datetime
-
-    try:
-        first, last = (
-            datetime.fromtimestamp(moment, UTC).isoformat(" ", "seconds")[:19] for moment in seconds
-        )
-    except (OverflowError, ValueError, OSError):  # counters, or milliseconds: still worth showing
-        return f"{seconds[0]} to {seconds[1]} (not seconds since 1970)"
-    return f"{first} to {last} UTC"
-
-
 def _written(dataset: Dataset, out: Path) -> Answer:
-    value = {"out": str(out), **summary(dataset)}
+    value = {"out": str(out), **dataset.summary()}
 
     def draw(console: Console) -> None:
         parts = ", ".join(f"{name} {part.n_pairs:,}" for name, part in dataset.parts.items())

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstlight.cli.options import command, one_of, two_integers
+from firstlight.cli.options import command, two_integers
 from firstlight.cli.output import Answer, draw_pairs, say
 from firstlight.cli.vision import IdColumn, ImageColumn, Images, Part
+from firstlight.core.choices import one_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,6 +13,7 @@ import typer
 
 from firstlight.cli.exits import Interrupted
 from firstlight.cli.output import Answer, show
+from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,17 +147,6 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         for parameter in inspect.signature(function).parameters.values()
         if parameter.name in names
     ]
-
-
-def one_of(text: str, allowed: tuple[str, ...], option: str) -> str:
-    """Check a choice.
-
-    Raises:
-        InputError: ``text`` is none of ``allowed``.
-    """
-    if text not in allowed:
-        raise InputError(f"{option} {text!r} is not known", hint=f"one of: {', '.join(allowed)}")
-    return text
 
 
 def integers(text: str, option: str) -> list[int]:

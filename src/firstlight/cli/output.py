@@ -7,8 +7,9 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from firstlight.core.values import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,25 +42,6 @@ def show(answer: Answer, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def plain(value: Any) -> Any:
-    """``value`` with everything that JSON lacks replaced: NaN and infinity by null, paths by strings."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(entry) for entry in value]
-    if isinstance(value, Path):
-        return str(value)
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, polars series have to_list
-        return plain(value.tolist())
-    if hasattr(value, "to_list"):
-        return plain(value.to_list())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)
-
-
 def console(*, stderr: bool = False) -> Console:
     """A rich console that does not wrap where there is no terminal and never guesses at markup."""
     from rich.console import Console
@@ -72,6 +54,12 @@ def console(*, stderr: bool = False) -> Console:
 def say(message: str) -> None:
     """A line for people on stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def tell(event: str, /, **values: Any) -> None:
+    """An event listener that says messages and leaves all other events alone."""
+    if event == "message":
+        say(str(values["text"]))
 
 
 def draw_table(

@@ -12,7 +12,7 @@ import typer
 
 from firstlight.cli.exits import Interrupted
 from firstlight.cli.options import command
-from firstlight.cli.output import Answer, draw_table, say
+from firstlight.cli.output import Answer, draw_table, tell
 from firstlight.cli.progress import duration
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def pipeline(
         return _dry(settings, steps, folder)
     from firstlight.pipeline.run import run_pipeline
 
-    results = run_pipeline(steps, folder, _execute, only=only, emit=_tell)
+    results = run_pipeline(steps, folder, _execute, only=only, emit=tell)
     rows = [
         {"step": r.step.name, "was": r.state, "seconds": r.seconds, "output": r.step.output} for r in results
     ]
@@ -78,11 +78,6 @@ def _execute(words: Sequence[str]) -> dict[str, Any]:
         return call(words)
     except Interrupted:
         raise KeyboardInterrupt from None
-
-
-def _tell(event: str, /, **values: Any) -> None:
-    if event == "message":
-        say(str(values["text"]))
 
 
 def command_line(words: Sequence[str]) -> str:

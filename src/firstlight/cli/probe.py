@@ -154,8 +154,8 @@ def _load(paths: list[Path], random_seed: int | None) -> dict[str, Encoder]:
 
 
 def _write(out: Path, value: dict[str, Any]) -> None:
-    from firstlight.cli.output import plain
     from firstlight.core.files import write_json
+    from firstlight.core.values import plain
 
     write_json(out / "probe.json", plain(value))
     if "knn" in value["tasks"]:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstlight.cli.options import Reading, command, integers, names, one_of
+from firstlight.cli.options import Reading, command, integers, names
 from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.training import draw_metrics
+from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
-    from firstlight.data.dataset import Dataset
-    from firstlight.training.run_folder import Run
+    from firstlight.training.assess import ColdAssessment
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Length = Annotated[int, typer.Option("-k", min=1, help="Length of the lists.")]
@@ -71,108 +71,32 @@ def evaluate(
             "--protocol cold reports every kind of target in every pool",
             hint="leave out --targets and --pool",
         )
-    from firstlight.pipeline.assess import assess
+    from firstlight.training.assess import assess, assess_cold
     from firstlight.training.run_folder import load_run
 
     loaded = load_run(run)
     dataset = None if path is None else reading.read(path)
     if protocol == "cold":
-        return _evaluate_cold(loaded, path, dataset, part, cuts)
+        cold = assess_cold(loaded, dataset, part=part, ks=cuts)  # type: ignore[arg-type]  # checked by one_of
+        return Answer({"run": run, "data": path, **cold.to_dict()}, lambda target: _draw_cold(target, cold))
     found = assess(loaded, dataset, part=part, targets=targets, pool=pool, ks=cuts)  # type: ignore[arg-type]
-    evaluation = found.evaluation
-    value = {
-        "run": run,
-        "data": path,
-        "part": part,
-        "targets": targets,
-        "pool": pool,
-        "k": cuts,
-        "users": evaluation.n_users,
-        "pairs": found.n_pairs,
-        "unknown_pairs": found.unknown_pairs,
-        "unreachable_pairs": evaluation.unreachable,
-        "dropped": {} if dataset is None else dict(dataset.dropped),
-        "metrics": evaluation.metrics,
-        "intervals": evaluation.intervals,
-        "groups": {name: table.to_dicts() for name, table in evaluation.groups.items()},
-        "protocol": loaded.result["protocol"],
-    }
 
     def draw(target: Console) -> None:
-        target.print(f"{part} pairs on {targets} items, ranked among {pool} items")
-        target.print(f"{found.n_pairs:,} pairs of {evaluation.n_users:,} users")
-        for count, what in (
-            (found.unknown_pairs, "pairs left out: the run does not know their user or item"),
-            (
-                evaluation.unreachable,
-                "pairs cannot be recommended (outside the pool, or seen); they count as missed",
-            ),
-        ):
-            if count:
-                target.print(f"{count:,} {what}")
-        draw_metrics(target, evaluation.metrics)
-        _warn_of_leak(target, loaded)
+        target.print(found.heading)
+        draw_metrics(target, found.metrics)
 
-    return Answer(value, draw)
+    return Answer({"run": run, "data": path, **found.to_dict()}, draw)
 
 
-def _warn_of_leak(target: Console, run: Run) -> None:
-    """Say it where the run's length was chosen on the test part."""
-    if run.result["protocol"]["selection"] == "test":
-        target.print(run.result["protocol"]["meaning"], style="bold")
-
-
-def _evaluate_cold(run: Run, path: Path | None, dataset: Dataset | None, part: str, ks: list[int]) -> Answer:
+def _draw_cold(target: Console, found: ColdAssessment) -> None:
     """Warm and cold targets side by side."""
-    from firstlight.pipeline.assess import assess_cold
-
-    found = assess_cold(run, dataset, part=part, ks=ks)  # type: ignore[arg-type]
-    report, oracle = found.report, found.oracle
-    groups = [] if report.groups is None else report.groups.to_dicts()
-    value = {
-        "run": run.path,
-        "data": path,
-        "part": part,
-        "k": ks,
-        "items": {"warm": report.n_warm, "cold": report.n_cold},
-        "unknown_pairs": found.unknown_pairs,
-        "dropped": {} if dataset is None else dict(dataset.dropped),
-        "protocols": {
-            name: {
-                "users": evaluation.n_users,
-                "pairs": report.pairs[name],
-                "unreachable_pairs": evaluation.unreachable,
-                "metrics": evaluation.metrics,
-                "intervals": evaluation.intervals,
-            }
-            for name, evaluation in report.protocols.items()
-        },
-        "harmonic": {"metrics": report.harmonic, "intervals": report.harmonic_intervals},
-        "oracle": {**vars(oracle), "share": found.oracle_share},
-        "groups": {"clicks": groups},
-        "protocol": run.result["protocol"],
-    }
-
-    def draw(target: Console) -> None:
-        target.print(f"{part} pairs; {report.n_warm:,} warm and {report.n_cold:,} cold items")
-        if found.unknown_pairs:
-            target.print(f"{found.unknown_pairs:,} pairs left out: the run does not know their user or item")
-        rows = report.table()
-        draw_table(target, list(rows[0]), [list(row.values()) for row in rows])
-        if found.oracle_share is not None:
-            target.print(
-                f"recall@{oracle.k}: {found.oracle_share:.1%} of the harmonic mean that the best single offset on "
-                "cold scores reaches, chosen with these answers"
-            )
-        if groups:
-            shown = [name for name in groups[0] if not name.startswith("exposure@")]
-            body = [[row[name] for name in shown] for row in groups]
-            draw_table(
-                target, shown, body, title="by training clicks of the item, all targets, all items ranked"
-            )
-        _warn_of_leak(target, run)
-
-    return Answer(value, draw)
+    target.print(found.heading)
+    draw_table(target, found.table.columns, found.table.rows())
+    groups = found.report.groups
+    if groups is not None:
+        shown = groups.select(name for name in groups.columns if not name.startswith("exposure@"))
+        title = "by training clicks of the item, all targets, all items ranked"
+        draw_table(target, shown.columns, shown.rows(), title=title)
 
 
 def compare(
@@ -192,7 +116,7 @@ def compare(
     Holm-corrected for the number of comparisons.
     """
     from firstlight.evaluation.compare import compare as compare_runs
-    from firstlight.pipeline.assess import run_result
+    from firstlight.training.assess import run_result
     from firstlight.training.run_folder import load_run
 
     results = [run_result(load_run(run)) for run in runs]

@@ -70,8 +70,8 @@ def report(
 
 def measured(paths: list[Path], k: int) -> list[Measured]:
     """The runs with their numbers; labels are folder names, or paths where two have the same."""
-    from firstlight.pipeline.assess import assess_cold, run_result
     from firstlight.reports.measures import Measured
+    from firstlight.training.assess import assess_cold, run_result
     from firstlight.training.run_folder import load_run
 
     short = [path.resolve().name for path in paths]

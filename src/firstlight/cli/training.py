@@ -110,10 +110,7 @@ def draw_result(target: Console, out: Path, result: dict[str, Any]) -> None:
 
 def draw_metrics(target: Console, metrics: dict[str, float]) -> None:
     """Draw metrics as a table: one row a metric, one column a cut-off."""
-    names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
-    cuts = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
-    draw_table(
-        target,
-        ["metric", *(f"@{k}" for k in cuts)],
-        [[name, *(metrics.get(f"{name}@{k}") for k in cuts)] for name in names],
-    )
+    from firstlight.evaluation.ranking import metric_table
+
+    table = metric_table(metrics)
+    draw_table(target, table.columns, table.rows())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
@@ -28,7 +29,7 @@ class SplitInfo:
     hash: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Everything a run reads.
 
@@ -55,6 +56,30 @@ class Dataset:
     source: str = ""
     split: SplitInfo | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        pairs = ", ".join(f"{name} {part.n_pairs:,}" for name, part in self.parts.items())
+        split = "not split" if self.split is None else f"split: {self.split.name}"
+        content = [name for name in self.catalogue.items.columns if name != "role"]
+        content += list(self.catalogue.features)
+        told = f"; content: {', '.join(content)}" if content else ""
+        return (
+            f"<Dataset {self.name!r}: {self.n_users:,} users, {self.n_items:,} items; "
+            f"pairs: {pairs} ({split}){told}>"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and hashes as JSON values: what ``firstlight data split --json`` prints."""
+        known = self.split
+        return {
+            "name": self.name,
+            "users": self.n_users,
+            "items": self.n_items,
+            "pairs": {name: part.n_pairs for name, part in self.parts.items()},
+            "split": None if known is None else {"name": known.name, "seed": known.seed, "hash": known.hash},
+            "dropped": dict(self.dropped),
+            "content_hash": self.content_hash,
+        }
 
     @property
     def n_users(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,23 @@ import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
+from firstlight.core.shown import Shown
 from firstlight.data.catalogue import Catalogue
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import FORMATS, detect_format
 from firstlight.data.formats.base import Format, Problem, Problems, ReadOptions
 from firstlight.data.interactions import IntArray, Interactions
 
+#: Fields of :class:`Inspection` that are worth a word where they are not zero.
+_NOTES = {
+    "duplicates": "repeated pairs (one is kept)",
+    "pairs_in_train_and_later": "pairs both in training and in a later part",
+    "users_without_train": "users without a training pair",
+    "users_in_test_only": "of these, with test pairs",
+    "cold_items": "items without a training pair",
+    "items_in_test_only": "of these, with test pairs ",
+    "test_pairs_of_cold_items": "test pairs on such items",
+}
 QUANTILES = {"min": 0.0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -38,8 +50,8 @@ class FeatureReport:
     zero_rows: int
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """What :func:`inspect_path` found.
 
     Attributes:
@@ -95,6 +107,60 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
         return asdict(self)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is there, in words → how much of it; what does not apply is left out."""
+        values = self.value_range
+        found: dict[str, Any] = {
+            "format": self.format,
+            "users": self.n_users,
+            "items": self.n_items,
+            **{f"pairs in {part}": count for part, count in self.parts.items()},
+            "density": f"{self.density:.4%}",
+            "time": _time_range(self.time_range),
+            "values": None if values is None else f"{values[0]:g} to {values[1]:g}",
+            "items with a cover": self.covers,
+            **{f"items with a {name}": count for name, count in self.texts.items()},
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What is worth knowing, in words → how often."""
+        return {words: getattr(self, name) for name, words in _NOTES.items() if getattr(self, name)}
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """Quantiles of training pairs per user and per item."""
+        rows = (("user", self.user_degrees), ("item", self.item_degrees))
+        return pl.DataFrame([{"training pairs per": side, **degrees} for side, degrees in rows])
+
+    @property
+    def heading(self) -> str:
+        """Everything else, a line each."""
+        parts = (self.facts, self.notes, self.dropped, self.problem_totals)
+        titles = ("", "Worth knowing:", "Left out:", "What is wrong:")
+        lines = [self.path]
+        for title, pairs in zip(titles, parts, strict=True):
+            lines += [title] if title and pairs else []
+            lines += [
+                f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}"
+                for name, value in pairs.items()
+            ]
+        return "\n".join(lines)
+
+
+def _time_range(seconds: tuple[int, int] | None) -> str | None:
+    if seconds is None:
+        return None
+    try:
+        first, last = (
+            datetime.fromtimestamp(moment, UTC).isoformat(" ", "seconds")[:19] for moment in seconds
+        )
+    except (OverflowError, ValueError, OSError):  # counters, or milliseconds: still worth showing
+        return f"{seconds[0]} to {seconds[1]} (not seconds since 1970)"
+    return f"{first} to {last} UTC"
 
 
 def _quantiles(degrees: IntArray) -> dict[str, float]:

@@ -22,6 +22,14 @@ IntArray = npt.NDArray[np.int64]
 _BITMAP_BYTES = 16 << 20
 
 
+def metric_table(metrics: Mapping[str, float]) -> pl.DataFrame:
+    """Metrics as a table: ``metric``, then one column a cut-off (``@10``), ascending; null where there is none."""
+    names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
+    cuts = sorted({int(name.partition("@")[2]) for name in metrics if "@" in name})
+    columns = {f"@{k}": [metrics.get(f"{name}@{k}") for name in names] for k in cuts}
+    return pl.DataFrame({"metric": names, **columns})
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """The outcome of one evaluation.

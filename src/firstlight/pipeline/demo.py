@@ -25,10 +25,10 @@ from firstlight.data.simulate import Simulation, SimulationConfig, simulate, wri
 from firstlight.data.split import SplitOptions, split_dataset
 from firstlight.evaluation.compare import compare
 from firstlight.pipeline.arrivals import Added, ArrivalReport, add_arrivals, cut_world, measure_arrivals
-from firstlight.pipeline.assess import run_result
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.export import export_run
 from firstlight.serving.lists import recommend_all
+from firstlight.training.assess import run_result
 from firstlight.training.config import build_config
 from firstlight.training.recommend import write_lists
 from firstlight.training.run import train

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 from firstlight.core.hashing import hash_strings
+from firstlight.core.shown import Shown
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.cold import Calibration, ColdReport, cold_protocols, oracle_offset
 from firstlight.evaluation.compare import RunResult
-from firstlight.evaluation.ranking import Evaluation, evaluate_ranking
+from firstlight.evaluation.ranking import Evaluation, evaluate_ranking, metric_table
 from firstlight.training.run_folder import Run
 
 #: ``warm`` items have clicks in the log that the final model was trained on, ``cold`` ones have none.
@@ -26,18 +28,91 @@ Part = Literal["valid", "test"]
 
 
 @dataclass(frozen=True, eq=False)
-class Assessment:
+class Question:
+    """What a run was asked.
+
+    Attributes:
+        part: The part that held the targets.
+        ks: Cut-offs.
+        protocol: How the run itself was selected, as its result says.
+        dropped: Reason → rows that reading a foreign dataset left out.
+    """
+
+    part: Part
+    ks: tuple[int, ...]
+    protocol: Mapping[str, Any]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def warning(self) -> str | None:
+        """That the run's length was chosen on the test part, if it was."""
+        return str(self.protocol["meaning"]) if self.protocol["selection"] == "test" else None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Assessment(Shown):
     """One evaluation of a finished run.
 
     Attributes:
+        question: What was asked.
+        targets: Which items' pairs counted.
+        pool: Which items were ranked.
         evaluation: The numbers.
         n_pairs: Target pairs that were evaluated.
         unknown_pairs: Pairs of a foreign dataset whose user or item the run does not know; left out.
     """
 
+    question: Question
+    targets: Warmth
+    pool: Warmth
     evaluation: Evaluation
     n_pairs: int
     unknown_pairs: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """``"recall@20"`` and so on → value."""
+        return self.evaluation.metrics
+
+    @property
+    def heading(self) -> str:
+        """What was ranked, and what was left out."""
+        lines = [
+            f"{self.question.part} pairs on {self.targets} items, ranked among {self.pool} items",
+            f"{self.n_pairs:,} pairs of {self.evaluation.n_users:,} users",
+        ]
+        if self.unknown_pairs:
+            lines.append(f"{self.unknown_pairs:,} pairs left out: the run does not know their user or item")
+        if self.evaluation.unreachable:
+            lines.append(
+                f"{self.evaluation.unreachable:,} pairs cannot be recommended (outside the pool, or seen); "
+                "they count as missed"
+            )
+        return "\n".join([*lines, *([self.question.warning] if self.question.warning else [])])
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """``metric``, then one column a cut-off (``@10``)."""
+        return metric_table(self.evaluation.metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values: what ``firstlight evaluate --json`` prints."""
+        evaluation, question = self.evaluation, self.question
+        return {
+            "part": question.part,
+            "targets": self.targets,
+            "pool": self.pool,
+            "k": list(question.ks),
+            "users": evaluation.n_users,
+            "pairs": self.n_pairs,
+            "unknown_pairs": self.unknown_pairs,
+            "unreachable_pairs": evaluation.unreachable,
+            "dropped": dict(question.dropped),
+            "metrics": evaluation.metrics,
+            "intervals": evaluation.intervals,
+            "groups": {name: table.to_dicts() for name, table in evaluation.groups.items()},
+            "protocol": question.protocol,
+        }
 
 
 def assess(
@@ -65,6 +140,8 @@ def assess(
     Raises:
         InputError: There is no such part, no target is left, or the final model was trained on the part.
     """
+    one_of(targets, get_args(Warmth), "targets")
+    one_of(pool, get_args(Warmth), "pool")
     wanted, unknown = _wanted(run, dataset, part)
     degrees = run.seen.item_degrees
     if targets != "all":
@@ -81,20 +158,27 @@ def assess(
         popularity=degrees,
         seed=run.config.seed,
     )
-    return Assessment(evaluation, wanted.n_pairs, unknown)
+    return Assessment(_question(run, dataset, part, ks), targets, pool, evaluation, wanted.n_pairs, unknown)
 
 
-@dataclass(frozen=True, eq=False)
-class ColdAssessment:
+def _question(run: Run, dataset: Dataset | None, part: Part, ks: Sequence[int]) -> Question:
+    dropped = {} if dataset is None else dataset.dropped
+    return Question(part, tuple(ks), run.result["protocol"], dropped)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ColdAssessment(Shown):
     """A finished run under the cold-start protocols.
 
     Attributes:
+        question: What was asked.
         report: The numbers; cold items have no click in the log that the final model was trained on.
         oracle: The single best additive offset on cold scores, chosen with these very targets: what a perfect
             calibration would reach, never a method.
         unknown_pairs: Pairs of a foreign dataset whose user or item the run does not know; left out.
     """
 
+    question: Question
     report: ColdReport
     oracle: Calibration
     unknown_pairs: int
@@ -108,6 +192,51 @@ class ColdAssessment:
         reached = self.report.harmonic.get(f"recall@{self.oracle.k}")
         best = self.oracle.harmonic
         return None if reached is None or not best > 0 else reached / best
+
+    @property
+    def heading(self) -> str:
+        """How many items there were of each kind, and what was left out."""
+        lines = [
+            f"{self.question.part} pairs; {self.report.n_warm:,} warm and {self.report.n_cold:,} cold items"
+        ]
+        if self.unknown_pairs:
+            lines.append(f"{self.unknown_pairs:,} pairs left out: the run does not know their user or item")
+        if self.oracle_share is not None:
+            lines.append(
+                f"recall@{self.oracle.k}: {self.oracle_share:.1%} of the harmonic mean that the best single offset "
+                "on cold scores reaches, chosen with these answers"
+            )
+        return "\n".join([*lines, *([self.question.warning] if self.question.warning else [])])
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """One row a protocol: targets, pool, users, pairs, recall and NDCG; the harmonic mean last."""
+        return pl.DataFrame(self.report.table())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values: what ``firstlight evaluate --protocol cold --json`` prints."""
+        report, oracle, question = self.report, self.oracle, self.question
+        return {
+            "part": question.part,
+            "k": list(question.ks),
+            "items": {"warm": report.n_warm, "cold": report.n_cold},
+            "unknown_pairs": self.unknown_pairs,
+            "dropped": dict(question.dropped),
+            "protocols": {
+                name: {
+                    "users": evaluation.n_users,
+                    "pairs": report.pairs[name],
+                    "unreachable_pairs": evaluation.unreachable,
+                    "metrics": evaluation.metrics,
+                    "intervals": evaluation.intervals,
+                }
+                for name, evaluation in report.protocols.items()
+            },
+            "harmonic": {"metrics": report.harmonic, "intervals": report.harmonic_intervals},
+            "oracle": {**vars(oracle), "share": self.oracle_share},
+            "groups": {"clicks": [] if report.groups is None else report.groups.to_dicts()},
+            "protocol": question.protocol,
+        }
 
 
 def assess_cold(
@@ -139,7 +268,8 @@ def assess_cold(
         run.scorer, wanted, seen, cold, ks, popularity=degrees, pool=pool, seed=run.config.seed
     )
     k = 20 if 20 in ks else ks[0]
-    return ColdAssessment(report, oracle_offset(run.scorer, wanted, seen, cold, k, pool=pool), unknown)
+    oracle = oracle_offset(run.scorer, wanted, seen, cold, k, pool=pool)
+    return ColdAssessment(_question(run, dataset, part, ks), report, oracle, unknown)
 
 
 def _existing(run: Run, wanted: Interactions, part: Part) -> npt.NDArray[np.bool_]:

@@ -15,8 +15,9 @@ from firstlight.evaluation.ranking import evaluate_ranking
 from firstlight.models import MODELS
 from firstlight.models.base import Batch, build_model
 from firstlight.models.clcrec import Candidates, CLCRecConfig, objective
-from firstlight.models.content import content_rows, fold_in
+from firstlight.models.content import content_rows
 from firstlight.models.content_knn import ContentKNN, ContentKNNConfig
+from firstlight.models.histories import fold_in
 from firstlight.models.ials import IALS, FactorOptions, IALSConfig, factorise, solve_rows
 from firstlight.models.towers import candidate_scores, content_input, dropped, perceptron
 from firstlight.training.checkpoint import load_tensors, save_tensors

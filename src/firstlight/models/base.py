@@ -24,6 +24,7 @@ from firstlight.models import MODELS
 
 if TYPE_CHECKING:
     from firstlight.graphs.knn import Finder
+    from firstlight.models.histories import Histories
 
 Normalise = Literal["both", "user", "item", "none"]
 
@@ -175,6 +176,10 @@ class Recommender(nn.Module):
     def vectors_for_scoring(self) -> tuple[Tensor, Tensor] | None:
         """Both sides at once, or None for a model that only has :meth:`scores`."""
         return self.user_vectors(), self.item_vectors()
+
+    def histories(self) -> Histories | None:
+        """How the model makes vectors of users that training never saw; None where it has no way of its own."""
+        return None
 
     def scores(self, users: Tensor) -> Tensor:
         """``(len(users), n_items)`` scores; only for models without vectors."""

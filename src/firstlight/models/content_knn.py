@@ -13,7 +13,8 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
-from firstlight.models.content import ContentRows, content_rows, mean_of_history
+from firstlight.models.content import ContentRows, content_rows
+from firstlight.models.histories import FoldRule, Histories
 
 
 class ContentKNNConfig(ModelConfig):
@@ -84,9 +85,14 @@ class ContentKNN(Recommender):
         """``(n, Σ dim_m)`` unit vectors of items from their views; zero for an item without any."""
         return self._joined(content_rows(views, self.view_dims))
 
+    def histories(self) -> Histories:
+        """How users are made of histories: the mean of the items, divided by its length."""
+        return Histories(FoldRule(unit=True), self._items)
+
     def encode_users(self, histories: Interactions) -> Tensor:
         """``(n, Σ dim_m)`` unit profiles; zero for an empty history."""
-        return F.normalize(mean_of_history(self._items, histories), dim=1)
+        rule, handed = self.histories()
+        return rule.users(histories, handed)
 
     def user_vectors(self) -> Tensor:
         """``(n_users, Σ dim_m)`` unit profiles of the training histories."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,8 @@ from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import Batch, EmbeddingConfig, Encoded
 from firstlight.models.content import ContentModel, ContentRows
-from firstlight.models.ials import FactorOptions, factorise, solve_rows
+from firstlight.models.histories import Histories, with_one
+from firstlight.models.ials import Everybody, FactorOptions, SolveRule, factorise
 from firstlight.models.towers import by_blocks, candidate_scores, content_input, perceptron
 
 
@@ -92,8 +93,7 @@ class DropoutNet(ContentModel):
             self.item_table.copy_(items)
             self.units.copy_(torch.tensor([_unit(users), _unit(items)]))
         width = config.dim + sum(self.view_dims.values())
-        self.user_tower: nn.Module = perceptron([config.dim, *config.hidden, config.dim], nn.Tanh, rng)
-        self.item_tower: nn.Module = perceptron([width, *config.hidden, config.dim], nn.Tanh, rng)
+        self.user_tower, self.item_tower = (_tower(config, inputs, rng) for inputs in (config.dim, width))
 
     def _user_side(self, preferences: Tensor) -> Tensor:
         made: Tensor = self.user_tower(preferences / self.units[0]) * self.units[0]
@@ -146,15 +146,62 @@ class DropoutNet(ContentModel):
         return self._user_side(self.user_table), items
 
     @torch.no_grad()
-    def encode_users(self, histories: Interactions) -> Tensor:
-        """``(n, dim + 1)``: f_U of the preference that one solve of the frozen factorisation gives.
+    def histories(self) -> Histories:
+        """How users are made of histories: f_U of the preference that one solve of the frozen factorisation gives.
 
         Training users had theirs from the same solve, so new ones enter the tower from the same distribution. Zero
         without a click.
         """
-        preferences = solve_rows(histories, self.item_table.detach(), self.config.preference)
-        made = self._user_side(preferences) * torch.from_numpy(histories.user_degrees > 0)[:, None]
-        return torch.cat([made, made.new_ones(len(made), 1)], dim=1)
+        options, preferences = self.config.preference, self.item_table.detach()
+        solve = SolveRule(options, Everybody.of(preferences, options))
+        return Histories(
+            DropoutNetRule(solve, self.user_tower, self.config, float(self.units[0])), preferences
+        )
+
+
+class DropoutNetRule:
+    """The rule of :meth:`DropoutNet.histories`; items hand on their preferences, and new ones have none.
+
+    Args:
+        solve: From a history to a preference.
+        tower: f_U.
+        config: Of the model.
+        unit: Of the users' preferences.
+    """
+
+    kind: ClassVar[str] = "dropoutnet"
+    reads: ClassVar[Literal["vectors", "handed"]] = "handed"
+
+    def __init__(self, solve: SolveRule, tower: nn.Module, config: DropoutNetConfig, unit: float) -> None:
+        self._solve, self._tower, self._config, self._unit = solve, tower, config, unit
+
+    @torch.no_grad()
+    def users(self, histories: Interactions, handed: Tensor) -> Tensor:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        preferences = self._solve.users(histories, handed)
+        made = self._tower(preferences / self._unit) * self._unit
+        return with_one(made * torch.from_numpy(histories.user_degrees > 0)[:, None])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        settings, tensors = self._solve.state()
+        tower = {f"tower.{name}": value.detach() for name, value in self._tower.state_dict().items()}
+        about = {"config": self._config.model_dump(mode="json"), "unit": self._unit, "solve": settings}
+        return about, tensors | tower
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        config = DropoutNetConfig.model_validate(settings["config"])
+        tower = _tower(config, config.dim, torch.Generator())
+        tower.load_state_dict(
+            {key.removeprefix("tower."): value for key, value in tensors.items() if key.startswith("tower.")}
+        )
+        return cls(SolveRule.from_state(settings["solve"], tensors), tower, config, settings["unit"])
+
+
+def _tower(config: DropoutNetConfig, inputs: int, rng: torch.Generator) -> nn.Module:
+    return perceptron([inputs, *config.hidden, config.dim], nn.Tanh, rng)
 
 
 def _unit(preferences: Tensor) -> float:

@@ -6,7 +6,7 @@ memory a block, whatever the log.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
+from firstlight.models.histories import Histories
 
 #: Elements of gathered factors, or of normal matrices, that are held at once: 32 MB.
 _BLOCK = 8 * 2**20
@@ -47,13 +48,33 @@ class IALSConfig(ModelConfig, FactorOptions):
     """Width of the factors (paper: d)."""
 
 
-def solve_rows(log: Interactions, factors: Tensor, options: FactorOptions) -> Tensor:
+class Everybody(NamedTuple):
+    """The cells that every user has.
+
+    Attributes:
+        gram: ``(dim, dim)`` α₀ QᵀQ.
+        n_items: Their number.
+    """
+
+    gram: Tensor
+    n_items: int
+
+    @classmethod
+    def of(cls, factors: Tensor, options: FactorOptions) -> Everybody:
+        """Of all item factors ``(n_items, dim)``."""
+        return cls(options.unobserved * factors.T @ factors, len(factors))
+
+
+def solve_rows(
+    log: Interactions, factors: Tensor, options: FactorOptions, everybody: Everybody | None = None
+) -> Tensor:
     """The exact minimiser of each user's row, the item factors being fixed.
 
     Args:
         log: ``n`` histories over ``n_items`` items.
         factors: ``(n_items, dim)``.
         options: The objective.
+        everybody: What the unobserved cells weigh; that of ``factors`` if None.
 
     Returns:
         ``(n, dim)``; zero for an empty history.
@@ -61,8 +82,8 @@ def solve_rows(log: Interactions, factors: Tensor, options: FactorOptions) -> Te
     dim = factors.shape[1]
     degrees = torch.from_numpy(log.user_degrees.copy())
     starts, columns = torch.from_numpy(log.indptr[:-1].copy()), torch.from_numpy(log.items.astype(np.int64))
-    everybody = options.unobserved * factors.T @ factors
-    ridge = (degrees.to(factors.dtype) + options.unobserved * len(factors)) ** options.exponent
+    everybody = everybody or Everybody.of(factors, options)
+    ridge = (degrees.to(factors.dtype) + options.unobserved * everybody.n_items) ** options.exponent
     ridge = ridge * options.regularisation
     order = torch.argsort(degrees, descending=True, stable=True)
     order = order[degrees[order] > 0]
@@ -77,7 +98,9 @@ def solve_rows(log: Interactions, factors: Tensor, options: FactorOptions) -> Te
         slots = torch.where(kept, starts[rows, None] + within, 0)
         gathered = factors[columns[slots]] * kept[:, :, None]
         normal = (
-            gathered.mT @ gathered + everybody + ridge[rows, None, None] * torch.eye(dim, dtype=factors.dtype)
+            gathered.mT @ gathered
+            + everybody.gram
+            + ridge[rows, None, None] * torch.eye(dim, dtype=factors.dtype)
         )
         root = torch.linalg.cholesky(normal)
         solved[rows] = torch.cholesky_solve(gathered.sum(dim=1)[:, :, None], root)[:, :, 0]
@@ -140,4 +163,41 @@ class IALS(Recommender):
 
     def encode_users(self, histories: Interactions) -> Tensor:
         """``(n, dim)`` factors of users that the fit never saw: one solve each, exact for the fixed items."""
-        return solve_rows(histories, self.item_factors, self.config)
+        rule, handed = self.histories()
+        return rule.users(histories, handed)
+
+    def histories(self) -> Histories:
+        """How users are made of histories: one solve each."""
+        options = FactorOptions(**{name: getattr(self.config, name) for name in FactorOptions.model_fields})
+        rule = SolveRule(options, Everybody.of(self.item_factors, options))
+        return Histories(rule, self.item_factors)
+
+
+class SolveRule:
+    """A user is the minimiser of the objective with the items fixed.
+
+    Args:
+        options: The objective.
+        everybody: What the cells of all items weigh.
+    """
+
+    kind: ClassVar[str] = "solve"
+    reads: ClassVar[Literal["vectors", "handed"]] = "vectors"
+
+    def __init__(self, options: FactorOptions, everybody: Everybody) -> None:
+        self._options, self._everybody = options, everybody
+
+    def users(self, histories: Interactions, handed: Tensor) -> Tensor:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        return solve_rows(histories, handed, self._options, self._everybody)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        settings = {"options": self._options.model_dump(mode="json"), "n_items": self._everybody.n_items}
+        return settings, {"gram": self._everybody.gram}
+
+    @classmethod
+    def from_state(cls, settings: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+        """See :class:`firstlight.models.histories.HistoryRule`."""
+        options = FactorOptions.model_validate(settings["options"])
+        return cls(options, Everybody(tensors["gram"], settings["n_items"]))

@@ -35,14 +35,16 @@ from firstlight.graphs.knn import (
     nearest_unit,
     neighbour_map,
 )
-from firstlight.graphs.propagation import BipartitePropagation, SparseMap
+from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
 from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded
 from firstlight.models.content import ContentRows
+from firstlight.models.histories import Histories
 from firstlight.models.item_graphs import ItemGraphModel
 from firstlight.models.layers import Linear, drop, made_again, xavier
 from firstlight.models.mhcr_config import MHCRConfig
-from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate
+from firstlight.models.mhcr_histories import MHCRRule, columns
+from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate, fused, summed
 from firstlight.models.towers import content_input
 
 
@@ -83,18 +85,10 @@ class _Learned:
     """Per view, normalised content of the catalogue: the keys of a new item's neighbours."""
     sources: list[Tensor]
     """Per view, what an item hands to its content neighbours."""
-    nodes: list[Tensor]
-    """Per view, item half of E_m: what an item hands to users."""
     held: list[Tensor]
     """Per view, hyperedge vectors."""
-    logits: list[Tensor]
-    """Per view, hyperedge logits of the items."""
-    layers: Tensor
-    """``(n_items, dim)`` sum of the click graph's item layers 0…L−1: what an item hands to users, all layers."""
-    last: Tensor
-    """``(n_items, dim)`` item layer L−1."""
-    content: Tensor | None
-    """``(n_items, dim)`` what the network makes of content."""
+    handed: Tensor
+    """``(n_items, width)`` what an item hands to users; see :func:`firstlight.models.mhcr_histories.columns`."""
 
 
 class MHCR(ItemGraphModel):
@@ -272,16 +266,14 @@ class MHCR(ItemGraphModel):
 
     def _fused(self, nodes: list[Tensor], clicks: Tensor, present: Tensor, training: bool) -> Tensor:
         """Attention's common part and gated specific parts, over the views that are there."""
-        scores = torch.stack([self.attention(node, training) for node in nodes], dim=1)
-        weights = scores.masked_fill(~present, -1e9).softmax(dim=1) * present
-        common = sum((weights[:, m : m + 1] * node for m, node in enumerate(nodes)), torch.zeros(()))
-        specific = self.gates[0] if self.specific is None else self.specific
-        gate = specific(clicks, training)
-        # Σ_m g ⊙ (E_m − E_com) over the views that are there, with one product in place of one a view
-        shown = sum((node * present[:, m : m + 1] for m, node in enumerate(nodes)), torch.zeros(()))
-        count = present.sum(dim=1, keepdim=True)
-        joined: Tensor = (gate * (shown - count * common) + common) / (count + 1)
-        return joined
+        return fused(nodes, clicks, present, self.attention, self._specific, training)
+
+    @property
+    def _specific(self) -> Gate | NormGate:
+        """The gate of the specific parts."""
+        gate = self.gates[0] if self.specific is None else self.specific
+        assert isinstance(gate, Gate | NormGate)
+        return gate
 
     def _hypergraphs(
         self, items: Tensor, rng: torch.Generator | None
@@ -321,11 +313,8 @@ class MHCR(ItemGraphModel):
     def _sum(
         self, clicks: Tensor, added: Tensor | None, hyper: list[Tensor], content: Tensor | None
     ) -> Tensor:
-        """Z: the click-graph vector, what fusion adds, α times the normalised hypergraph sum, and content."""
-        total = clicks if added is None else clicks + added
-        if self.config.hyper_weight and hyper:
-            total = total + self.config.hyper_weight * F.normalize(sum(hyper[1:], hyper[0]), dim=1)
-        return total if content is None else total + content
+        """Z: see :func:`firstlight.models.mhcr_parts.summed`."""
+        return summed(self.config.hyper_weight, clicks, added, hyper, content)
 
     def sparse_rows(self) -> list[str]:
         """Propagation touches every row."""
@@ -429,21 +418,34 @@ class MHCR(ItemGraphModel):
             clicks, _ = self._clicks()
             hyper = self._hypergraphs(clicks[1], None)[1]
             sources = self._sources(False)
-            handed = sources
             for _ in range(self.config.item_layers - 1):
-                handed = [graph(items) for graph, items in zip(self.graphs, handed, strict=True)]
-            nodes = [graph(items) for graph, items in zip(self.graphs, handed, strict=True)]
+                sources = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
+            nodes = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
             # A clicked item without an ID of its own hands on its content alone.
             layers, last = (layer * ~self.cold[:, None] for layer in self._item_layers())
             units = [F.normalize(values, dim=1) for values in self.content.values]
-            held, logits = [pair[0] for pair in hyper], [pair[1] for pair in hyper]
-            self._cache = (
-                state,
-                _Learned(
-                    units, handed, nodes, held, logits, layers, last, self._generated(self.content, None)
-                ),
+            degrees = torch.from_numpy(np.maximum(self.log.item_degrees, 1)).to(layers.dtype)
+            reach = degrees[:, None] ** -0.5
+            handed = self._handed(
+                layers * reach / (self.config.layers + 1),
+                last * reach,
+                [node * reach for node in nodes],
+                [pair[1] for pair in hyper],
+                self._generated(self.content, None),
             )
+            self._cache = (state, _Learned(units, sources, [pair[0] for pair in hyper], handed))
         return self._cache[1]
+
+    def _handed(
+        self, clicks: Tensor, last: Tensor, nodes: list[Tensor], logits: list[Tensor], content: Tensor | None
+    ) -> Tensor:
+        """Parts of handed rows side by side."""
+        parts = {"clicks": clicks, "last": last}
+        parts |= {f"nodes.{view}": node for view, node in enumerate(nodes)}
+        parts |= {f"logits.{view}": of_view for view, of_view in enumerate(logits)}
+        if content is not None:
+            parts["content"] = content
+        return torch.cat([parts[name] for name in columns(self.config, len(logits))], dim=1)
 
     def _item_layers(self) -> tuple[Tensor, Tensor]:
         """Sum of the click graph's item layers 0…L−1, and layer L−1."""
@@ -458,53 +460,55 @@ class MHCR(ItemGraphModel):
     @torch.no_grad()
     def content_vectors(self, rows: ContentRows) -> Tensor:
         """Items from content: neighbours among warm items, hyperedges as training left them, the generator."""
+        return self._from_content(rows)[0]
+
+    @torch.no_grad()
+    def handing(self, rows: ContentRows) -> tuple[Tensor, Tensor]:
+        """The same, and what such items hand to users: all but what takes an ID."""
+        vectors, nodes, logits, content = self._from_content(rows)
+        nothing = torch.zeros_like(vectors)
+        return vectors, self._handed(nothing, nothing, nodes, logits, content)
+
+    def _from_content(self, rows: ContentRows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
+        """Vectors, and what they are made of: per view nodes and hyperedge logits; the generated vectors."""
         learned, config = self._learned(), self.config
-        nodes, hyper = [], []
+        nodes, hyper, logits = [], [], []
         for view, values in enumerate(rows.values):
             unit = F.normalize(values, dim=1)
             found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold)
             weights = found.similarities / found.similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
             near = learned.sources[view][found.ids.clamp(min=0)]
             nodes.append(torch.einsum("nk,nkd->nd", weights, near))
-            members = memberships(values @ self.edges[view], config.membership_temperature)
+            logits.append(values @ self.edges[view])
+            members = memberships(logits[-1], config.membership_temperature)
             hyper.append((members * rows.present[:, view : view + 1]) @ learned.held[view])
         zeros = torch.zeros(len(rows), config.dim, dtype=nodes[0].dtype)
         side = self._fused(nodes, zeros, rows.present, False) if config.fusion == "side" else None
-        vectors = self._sum(zeros, side, hyper, self._generated(rows, None))
+        content = self._generated(rows, None)
+        vectors = self._sum(zeros, side, hyper, content)
         unit_items = config.scoring == "trained" and config.normalise in ("both", "item")
-        return F.normalize(vectors, dim=1) if unit_items else vectors
+        return F.normalize(vectors, dim=1) if unit_items else vectors, nodes, logits, content
 
     @torch.no_grad()
-    def encode_users(self, histories: Interactions) -> Tensor:
+    def hyperedges(self, rows: ContentRows) -> Tensor | None:
+        """Memberships, where the hypergraphs count in the score."""
+        if not self.config.hyper_weight:
+            return None
+        members = [
+            memberships(values @ edges, self.config.membership_temperature)
+            for values, edges in zip(rows.values, self.edges, strict=True)
+        ]
+        return torch.stack(members, dim=1) * rows.present[:, :, None]
+
+    @torch.no_grad()
+    def histories(self) -> Histories:
         """New users by the rules of the known ones, but without an ID of their own.
 
         They get what the items that they clicked hand to them in every layer, item graph and hyperedge; a user
         without a click gets zero.
         """
-        learned, config = self._learned(), self.config
-        degrees = np.maximum(self.log.item_degrees, 1)[histories.items]
-        lengths = np.maximum(np.repeat(histories.user_degrees, histories.user_degrees), 1)
-        dtype = learned.layers.dtype
-        shape = histories.indptr, histories.items
-        reach = SparseMap(*shape, (degrees * lengths) ** -0.5, self.n_items, dtype)
-        shares = 1 / lengths if config.user_memberships == "mean" else np.ones(len(lengths))
-        mean = SparseMap(*shape, shares, self.n_items, dtype)
-        clicks = reach(learned.layers) / (config.layers + 1)
-        added = None
-        if config.fusion == "side":
-            present = torch.ones(len(clicks), len(learned.nodes), dtype=torch.bool)
-            added = self._fused([reach(node) for node in learned.nodes], clicks, present, False)
-        elif config.fusion == "last-layer":
-            added = reach(learned.last)
-        hyper = [
-            memberships(mean(logits), config.membership_temperature) @ held
-            for logits, held in zip(learned.logits, learned.held, strict=True)
-        ]
-        users = self._sum(clicks, added, hyper, self._tastes(learned.content, mean))
-        if config.scoring == "trained" and config.normalise in ("both", "user"):
-            users = F.normalize(users, dim=1)
-        users = users * torch.from_numpy(histories.user_degrees > 0)[:, None]
-        return torch.cat([users, users.new_ones(len(users), 1)], dim=1)
+        learned = self._learned()
+        return Histories(MHCRRule(self.config, self.attention, self._specific, learned.held), learned.handed)
 
 
 def _total(terms: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The small networks of MHCR: gates, attention over views, and what makes a vector of content."""
+"""The small networks of MHCR: gates, attention over views, what makes a vector of content, and how all is joined."""
 
 from __future__ import annotations
 
@@ -65,3 +65,42 @@ class Generator(nn.Module):
         """``(n, Σ dim_m)`` joined content → ``(n, dim)``."""
         vectors: Tensor = self.second(drop(F.leaky_relu(self.first(x)), dropout, rng))
         return vectors
+
+
+def fused(
+    nodes: list[Tensor],
+    clicks: Tensor,
+    present: Tensor,
+    attention: Attention,
+    gate: Gate | NormGate,
+    training: bool = False,
+) -> Tensor:
+    """The content side: attention's common part and gated specific parts, over the views that are there.
+
+    Args:
+        nodes: Per view ``(n, dim)``.
+        clicks: ``(n, dim)`` what opens the gate.
+        present: ``(n, n_views)`` bool.
+        attention: Attention over views.
+        gate: Gate of the specific parts.
+        training: Whether batch normalisation goes by this batch.
+    """
+    scores = torch.stack([attention(node, training) for node in nodes], dim=1)
+    weights = scores.masked_fill(~present, -1e9).softmax(dim=1) * present
+    common = sum((weights[:, m : m + 1] * node for m, node in enumerate(nodes)), torch.zeros(()))
+    opened = gate(clicks, training)
+    # Σ_m g ⊙ (E_m − E_com) over the views that are there, with one product in place of one a view
+    shown = sum((node * present[:, m : m + 1] for m, node in enumerate(nodes)), torch.zeros(()))
+    count = present.sum(dim=1, keepdim=True)
+    joined: Tensor = (opened * (shown - count * common) + common) / (count + 1)
+    return joined
+
+
+def summed(
+    hyper_weight: float, clicks: Tensor, added: Tensor | None, hyper: list[Tensor], content: Tensor | None
+) -> Tensor:
+    """Z: the click-graph vector, what fusion adds, α times the normalised hypergraph sum, and content."""
+    total = clicks if added is None else clicks + added
+    if hyper_weight and hyper:
+        total = total + hyper_weight * F.normalize(sum(hyper[1:], hyper[0]), dim=1)
+    return total if content is None else total + content

@@ -13,7 +13,8 @@ from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import EmbeddingModel
-from firstlight.models.content import ContentModel, mean_of_history
+from firstlight.models.content import ContentModel
+from firstlight.models.histories import mean_of_history
 from firstlight.training.config import RunConfig
 from firstlight.training.content import FOLDER, Content
 from firstlight.training.run_folder import Run

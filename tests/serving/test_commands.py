@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from firstlight.cli.app import run as command
-from firstlight.cli.serving import has_additions, open_served
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.dataset import Dataset
 from firstlight.data.folder import read_dataset_folder, write_dataset
 from firstlight.data.interactions import Interactions
+from firstlight.pipeline.served import has_additions, open_served
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.lists import recommend_all, similar_items
 from firstlight.serving.new_items import read_new_items

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from firstlight.cli.options import Reading, command, integers, names
-from firstlight.cli.output import Answer, draw_table, say
+from firstlight.cli.output import Answer, draw_table, say, tell
 from firstlight.cli.training import draw_metrics
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
@@ -163,18 +163,9 @@ def recommend(
         raise InputError(
             "which users?", hint="name some with --users or --users-file, or write all to a file with --out"
         )
-    from firstlight.cli.serving import has_additions, open_served
+    from firstlight.pipeline import served
 
-    if has_additions(run):
-        from firstlight.serving.lists import recommend_all
-
-        tables = recommend_all(open_served(run), wanted, k)
-    else:
-        from firstlight.training.recommend import recommend as recommend_items
-        from firstlight.training.run_folder import load_run
-
-        tables = recommend_items(load_run(run), wanted, k)
-    return _lists(tables, run, out, "user", "item")
+    return _lists(served.recommend(run, wanted, k, tell), run, out, "user", "item")
 
 
 def similar(
@@ -193,18 +184,9 @@ def similar(
         raise InputError(
             "which items?", hint="name some with --items or --items-file, or write all to a file with --out"
         )
-    from firstlight.cli.serving import has_additions, open_served
+    from firstlight.pipeline import served
 
-    if has_additions(run):
-        from firstlight.serving.lists import similar_items as similar_served
-
-        tables = similar_served(open_served(run), wanted, k)
-    else:
-        from firstlight.training.recommend import similar_items
-        from firstlight.training.run_folder import load_run
-
-        tables = similar_items(load_run(run), wanted, k)
-    return _lists(tables, run, out, "item", "similar")
+    return _lists(served.similar(run, wanted, k, tell), run, out, "item", "similar")
 
 
 def _wanted(given: str | None, file: Path | None) -> list[str] | None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from firstlight.cli.options import command, settings, validated
-from firstlight.cli.output import Answer, draw_pairs, say
+from firstlight.cli.output import Answer, draw_pairs, say, tell
 from firstlight.core.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from firstlight.serving.bundle import Bundle
-    from firstlight.training.run_folder import Run
 
 #: Where the token is read from if no file is named.
 TOKEN_VARIABLE = "FIRSTLIGHT_TOKEN"
@@ -27,35 +23,6 @@ def register(app: typer.Typer) -> None:
     command(app, "add-items", interrupted="nothing was added, unless it said so")(add_items)
     command(app, "export")(export)
     command(app, "serve")(serve)
-
-
-def open_served(path: Path) -> Bundle:
-    """A bundle, or a run together with what was added to it."""
-    from firstlight.serving.bundle import Bundle
-    from firstlight.serving.journal import MANIFEST
-    from firstlight.training.run_folder import load_run
-
-    if not (path / MANIFEST).exists() and not (path / "config.yaml").exists():
-        raise InputError(
-            "this folder is neither a run nor a bundle",
-            path=path,
-            hint="give the --out folder of firstlight train, or the BUNDLE of firstlight export",
-        )
-    bundle = Bundle.open(path) if (path / MANIFEST).exists() else Bundle.open_run(load_run(path))
-    left = bundle.interrupted()
-    if left:
-        say(f"left of interrupted writes and not read: {', '.join(map(str, left))}")
-    return bundle
-
-
-def has_manifest(path: Path) -> bool:
-    """Whether a folder is a bundle."""
-    return (path / "manifest.json").exists()
-
-
-def has_additions(path: Path) -> bool:
-    """Whether a folder is a bundle, or a run that items were added to."""
-    return has_manifest(path) or (path / "additions" / "manifest.json").exists()
 
 
 def add_items(
@@ -74,25 +41,12 @@ def add_items(
 
     Items whose ids are there already are replaced.
     """
-    from firstlight.serving.new_items import read_new_items
+    from firstlight.pipeline import served
 
-    bundle = open_served(target)
-    encoder = bundle.encoder()
-    new = read_new_items(new_items, title=title, item=item, features=_files(features or []))
-    for note in new.notes:
-        say(note)
-    vectors = encoder.encode(new.catalogue, new.folder)
-    for problem in encoder.views.problems:
-        say(problem)
-    replaced = sum(bundle.snapshot.row(name) is not None for name in new.ids)
-    version = bundle.add_items(new.ids, vectors, new.catalogue.items, new.pictures())
-    value = {
-        "target": target,
-        "version": version,
-        "added": len(new.ids) - replaced,
-        "replaced": replaced,
-        "items": int(bundle.alive.sum()),
-    }
+    added = served.add_items(
+        target, new_items, title=title, item=item, features=_files(features or []), emit=tell
+    )
+    value = {"target": target, **vars(added)}
     return Answer(value, lambda console: draw_pairs(console, value))
 
 
@@ -116,21 +70,11 @@ def export(
     ] = None,
 ) -> Answer:  # fmt: skip
     """Write a bundle that can be served: vectors, ids, titles, small covers, clicks, the encoder of new items."""
-    from firstlight.serving.export import export_run
+    from firstlight.pipeline import served
     from firstlight.training.run_folder import load_run
 
-    loaded = load_run(run)
-    made = export_run(loaded, bundle, *_content(loaded, items))
-    base = made.snapshot.base
-    value = {
-        "run": run,
-        "bundle": bundle,
-        "version": made.version,
-        "users": len(base.user_ids),
-        "items": int(made.alive.sum()),
-        "texts": [name for name in base.table.columns if name != "item"],
-        "takes_new_items": base.encoder is not None,  # type: ignore[attr-defined]
-    }
+    made = served.export(load_run(run), bundle, items, emit=tell)
+    value = {"run": run, "bundle": bundle, **served.exported(made)}
     return Answer(value, lambda console: draw_pairs(console, value))
 
 
@@ -153,34 +97,45 @@ def serve(
 
     Without a token nobody may change anything.
     """
+    serve_until_stopped(target, host, port, _token(token_file), index, settings(sets or []))
+    value = {"target": target, "stopped": True}
+    return Answer(value, lambda console: console.print("stopped"))
+
+
+def serve_until_stopped(
+    target: Path, host: str, port: int, token: str | None, index: str, limits: Mapping[str, Any]
+) -> None:
+    """Serve, and say where.
+
+    Args:
+        target: A bundle or a run.
+        host: Address to listen at.
+        port: Port; 0 takes a free one.
+        token: What writers must show; nobody may write if None.
+        index: How lists are made.
+        limits: Further fields of :class:`firstlight.serving.server.settings.Settings`.
+
+    Raises:
+        InputError: There is nothing to serve, or a limit is not one.
+        MissingExtraError: The extra ``serve`` is not installed.
+    """
     from firstlight.core.extras import require
 
     require("serve")
+    from firstlight.pipeline.served import open_shown
     from firstlight.serving.server.process import serve as serve_http
     from firstlight.serving.server.settings import Settings
 
-    fields = {**settings(sets or []), "index": index, "token": _token(token_file)}
-    limits = validated(Settings, fields)
-    if limits.token is None:
+    chosen = validated(Settings, {**limits, "index": index, "token": token})
+    if token is None:
         say(f"no token: nobody may change anything (set {TOKEN_VARIABLE} or --token-file)")
 
     def listening(host: str, port: int) -> None:
         say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}/")
 
-    serve_http(open_shown, target, limits, host=host, port=port, listening=listening)
-    value = {"target": target, "stopped": True}
-    return Answer(value, lambda console: console.print("stopped"))
-
-
-def open_shown(path: Path) -> Bundle:
-    """What is served, with titles and covers: a run's are with its dataset."""
-    from firstlight.serving.bundle import Bundle
-    from firstlight.training.run_folder import load_run
-
-    if has_manifest(path):
-        return open_served(path)
-    run = load_run(path)
-    return Bundle.open_run(run, *_content(run, None))
+    # Another process opens the same thing to encode items, so this must be a function of a module.
+    opener = partial(open_shown, emit=tell)
+    serve_http(opener, target, chosen, host=host, port=port, listening=listening)
 
 
 def _token(file: Path | None) -> str | None:
@@ -194,36 +149,3 @@ def _token(file: Path | None) -> str | None:
     if not token.isascii() or not token.isprintable() or not token:
         raise InputError("a token is one line of ASCII", path=file)
     return token
-
-
-def _content(run: Run, given: Path | None) -> tuple[pl.DataFrame | None, Path | None]:
-    """Texts and covers of the run's items, and where paths of covers start.
-
-    They come from the given place, or from where the run's data came, if that still works.
-    """
-    import polars as pl
-
-    from firstlight.core.files import read_json
-    from firstlight.serving.new_items import read_new_items
-
-    recorded = read_json(run.path / "dataset.json")["path"]
-    source = given or Path(recorded)
-    if given is None and not (recorded and source.is_dir()):
-        say("the run's dataset is not where it was: no titles and covers (name them with --items)")
-        return None, None
-    try:
-        known = read_new_items(source)
-    except InputError as error:
-        if given is not None:
-            raise
-        say(f"no titles and covers (name them with --items): {error}")
-        return None, None
-    # A catalogue without any column has no rows either.
-    columns = known.catalogue.items.drop("item", strict=False).get_columns()
-    return pl.DataFrame([_series(known.ids), *columns]), known.folder
-
-
-def _series(ids: list[str]) -> pl.Series:
-    import polars as pl
-
-    return pl.Series("item", ids, pl.String)

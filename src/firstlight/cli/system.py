@@ -239,8 +239,8 @@ def _demo_page(report: DemoReport) -> Path:
 
 def _demo_pictures(report: DemoReport) -> dict[str, Path]:
     """Draw them; what they show -> file."""
-    from firstlight.cli.serving import open_served
     from firstlight.data.formats import read_dataset
+    from firstlight.pipeline.served import open_served
     from firstlight.reports.arrivals import Panel, arrival_covers, save_arrivals
     from firstlight.reports.runs import picture_covers, picture_runs
     from firstlight.training.run_folder import load_run

@@ -1,0 +1,247 @@
+"""What is ranked from a folder: a finished run, a run that items were added to, or a bundle; and what is done with it.
+
+Training writes runs and serving writes bundles, and neither knows of the other. Here a folder, whichever it is, is
+opened, asked for lists, added to and exported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from firstlight.core.errors import InputError
+from firstlight.core.events import Emit, silent
+from firstlight.core.files import read_json
+from firstlight.serving import lists
+from firstlight.serving.bundle import ADDITIONS, Bundle
+from firstlight.serving.export import export_run
+from firstlight.serving.journal import MANIFEST
+from firstlight.serving.new_items import read_new_items
+from firstlight.training import recommend as trained
+from firstlight.training.run_folder import Run, load_run
+
+#: A folder, or what was opened of one.
+Target = Path | Run | Bundle
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of items that were added.
+
+    Attributes:
+        version: The version of the catalogue that holds them.
+        added: Items that are new.
+        replaced: Items whose ids were there already.
+        items: Items that there are now.
+    """
+
+    version: int
+    added: int
+    replaced: int
+    items: int
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder is a bundle."""
+    return (path / MANIFEST).exists()
+
+
+def has_additions(path: Path) -> bool:
+    """Whether a folder is a bundle, or a run that items were added to."""
+    return is_bundle(path) or is_bundle(path / ADDITIONS)
+
+
+def open_served(target: Target, emit: Emit = silent) -> Bundle:
+    """A bundle, or a run together with what was added to it.
+
+    Args:
+        target: Either; one that is open already takes over what other processes have written since.
+        emit: Told of files that interrupted writes left.
+
+    Raises:
+        InputError: It is neither, or a file of it is missing, torn or changed.
+    """
+    if isinstance(target, Bundle):
+        target.reload()
+        return target
+    if isinstance(target, Run):
+        bundle = Bundle.open_run(target)
+    elif is_bundle(target):
+        bundle = Bundle.open(target)
+    elif (target / "config.yaml").exists():
+        bundle = Bundle.open_run(load_run(target))
+    else:
+        raise InputError(
+            "this folder is neither a run nor a bundle",
+            path=target,
+            hint="give the --out folder of firstlight train, or the BUNDLE of firstlight export",
+        )
+    left = bundle.interrupted()
+    if left:
+        emit("message", text=f"left of interrupted writes and not read: {', '.join(map(str, left))}")
+    return bundle
+
+
+def open_shown(path: Path, emit: Emit = silent) -> Bundle:
+    """What a server shows, with titles and covers: a bundle holds them, a run's are with its dataset.
+
+    Args:
+        path: A bundle or a run.
+        emit: Told why there are no titles and covers.
+
+    Raises:
+        InputError: It is neither, or a file of it is missing, torn or changed.
+    """
+    if is_bundle(path):
+        return open_served(path, emit)
+    run = load_run(path)
+    return Bundle.open_run(run, *_content(run, None, emit))
+
+
+def recommend(
+    target: Target, users: Sequence[str] | None = None, k: int = 20, emit: Emit = silent
+) -> Iterator[pl.DataFrame]:
+    """The k best unseen items of users, items that were added included.
+
+    Args:
+        target: A run or a bundle.
+        users: Raw user ids; all users if None.
+        k: Length of the lists; users with fewer items left get fewer.
+        emit: Receives messages.
+
+    Yields:
+        Tables with columns ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
+
+    Raises:
+        InputError: It is neither a run nor a bundle, or an id is unknown.
+    """
+    opened = _opened(target, emit)
+    if isinstance(opened, Run):
+        return trained.recommend(opened, users, k)
+    return lists.recommend_all(opened, users, k)
+
+
+def similar(
+    target: Target, items: Sequence[str] | None = None, k: int = 10, emit: Emit = silent
+) -> Iterator[pl.DataFrame]:
+    """The k items whose vectors point most nearly the same way, items that were added included.
+
+    Args:
+        target: A run or a bundle.
+        items: Raw item ids; all items if None.
+        k: Length of the lists.
+        emit: Receives messages.
+
+    Yields:
+        Tables with columns ``item``, ``rank``, ``similar``, ``score`` (cosine).
+
+    Raises:
+        InputError: It is neither a run nor a bundle, its model has no vectors, or an id is unknown.
+    """
+    opened = _opened(target, emit)
+    if isinstance(opened, Run):
+        return trained.similar_items(opened, items, k)
+    return lists.similar_items(opened, items, k)
+
+
+def _opened(target: Target, emit: Emit) -> Run | Bundle:
+    """A run that nothing was added to as it is, since its model need not have vectors; all else as a bundle."""
+    path = target.path if isinstance(target, Run) else target
+    if isinstance(path, Bundle) or has_additions(path):
+        return open_served(target, emit)
+    return target if isinstance(target, Run) else load_run(path)
+
+
+def add_items(
+    target: Target,
+    new_items: Path,
+    *,
+    title: str | None = None,
+    item: str | None = None,
+    features: Mapping[str, Path] | None = None,
+    emit: Emit = silent,
+) -> Added:
+    """Make items without clicks recommendable, by their content; nothing is retrained.
+
+    Args:
+        target: A run or a bundle whose model reads content.
+        new_items: A dataset, a table of items, or one picture.
+        title: Title of the item of a picture.
+        item: Its id; the file's name without suffix if None.
+        features: Name → file of features of the items, row by row.
+        emit: Told of what a reader left out and of content that could not be used.
+
+    Returns:
+        What was added. It is durable.
+
+    Raises:
+        InputError: Something cannot be read, or the model reads no content. Nothing is added then.
+    """
+    bundle = open_served(target, emit)
+    encoder = bundle.encoder()
+    new = read_new_items(new_items, title=title, item=item, features=features)
+    for note in new.notes:
+        emit("message", text=note)
+    vectors = encoder.encode(new.catalogue, new.folder)
+    for problem in encoder.views.problems:
+        emit("message", text=problem)
+    replaced = sum(bundle.snapshot.row(name) is not None for name in new.ids)
+    version = bundle.add_items(new.ids, vectors, new.catalogue.items, new.pictures())
+    return Added(version, len(new.ids) - replaced, replaced, int(bundle.alive.sum()))
+
+
+def export(run: Run, out: Path, items: Path | None = None, emit: Emit = silent) -> Bundle:
+    """Write a bundle that can be served without the run and its data.
+
+    Args:
+        run: A finished run; what was added to it is merged in.
+        out: A folder that does not exist yet.
+        items: Dataset or table with the items' titles and covers; the run's own dataset if None and it is still where
+            it was.
+        emit: Told why there are no titles and covers.
+
+    Raises:
+        InputError: The run's model has no vectors, or ``out`` holds something.
+    """
+    return export_run(run, out, *_content(run, items, emit))
+
+
+def exported(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle holds, as JSON values: what ``firstlight export --json`` prints."""
+    base = bundle.snapshot.base
+    return {
+        "version": bundle.version,
+        "users": len(base.user_ids),
+        "items": int(bundle.alive.sum()),
+        "texts": [name for name in base.table.columns if name != "item"],
+        "takes_new_items": getattr(base, "encoder", None) is not None,
+    }
+
+
+def _content(run: Run, given: Path | None, emit: Emit) -> tuple[pl.DataFrame | None, Path | None]:
+    """Texts and covers of the run's items, and where paths of covers start.
+
+    They come from the given place, or from where the run's data came, if that still works.
+    """
+    recorded = read_json(run.path / "dataset.json")["path"]
+    source = given or Path(recorded)
+    if given is None and not (recorded and source.is_dir()):
+        emit(
+            "message",
+            text="the run's dataset is not where it was: no titles and covers (name them with --items)",
+        )
+        return None, None
+    try:
+        known = read_new_items(source)
+    except InputError as error:
+        if given is not None:
+            raise
+        emit("message", text=f"no titles and covers (name them with --items): {error}")
+        return None, None
+    # A catalogue without any column has no rows either.
+    columns = known.catalogue.items.drop("item", strict=False).get_columns()
+    return pl.DataFrame([pl.Series("item", known.ids, pl.String), *columns]), known.folder

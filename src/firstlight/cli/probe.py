@@ -16,10 +16,6 @@ from firstlight.core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from firstlight.evaluation.encoder_config import ProbeConfig
-    from firstlight.evaluation.encoder_data import LabelledImages
-    from firstlight.vision.encoder_file import Encoder
-
 PROTOCOLS = ("knn", "linear", "low-shot", "clusters")
 
 
@@ -74,59 +70,39 @@ def probe(
 
     Labels are needed here and nowhere else. Several encoders are compared query by query.
     """
-    wanted = _tasks(tasks, finetune)
+    wanted = names(tasks) + (["finetune"] if finetune else [])
+    if not wanted:
+        raise InputError("--tasks names nothing to measure", hint=f"of: {', '.join(PROTOCOLS)}")
     given = settings(changes or [])
     given |= {} if seed is None else {"seed": seed}
     given |= {} if long_tailed is None else {"long_tailed": long_tailed}
     given |= {} if ks is None else {"knn.k": tuple(integers(ks, "-k"))}
     from firstlight.evaluation.encoder_config import ProbeConfig
-    from firstlight.evaluation.encoder_data import open_labelled
+    from firstlight.evaluation.encoder_report import probe as measure
     from firstlight.training.process import use_threads
 
-    config = validated(ProbeConfig, _nested(given))
-    with use_threads(threads):
-        loaded = _load(encoders, config.seed if random_control else None)
-        labelled = open_labelled(
+    config = validated(ProbeConfig, nested(given))
+    with use_threads(threads), TrainingProgress() as progress:
+        value = measure(
+            encoders,
             images,
-            split,
+            config,
+            tasks=wanted,
+            split=split,
             image_column=image_column,
             id_column=id_column,
             label_column=label_column,
-            holdout=config.holdout,
-            ratio=config.long_tailed,
-            seed=config.seed,
+            control=random_control,
+            emit=progress,
         )
-        value = _measure(loaded, labelled, config, wanted)
-    value["encoder_files"] = [str(path) for path in encoders]
     if out is not None:
-        _write(out, value)
+        from firstlight.reports.encoder import write_probe
+
+        write_probe(out, value)
     return Answer(value, lambda console: _draw(console, value, out))
 
 
-def _measure(
-    encoders: dict[str, Encoder], images: LabelledImages, config: ProbeConfig, tasks: list[str]
-) -> dict[str, Any]:
-    from firstlight.evaluation.encoder_probe import probe_encoders
-    from firstlight.evaluation.encoder_summary import summarise
-
-    with TrainingProgress() as progress:
-        result = probe_encoders(encoders, images, config, tasks, progress)
-    value = summarise(result, images)
-    return {**value, "tasks": tasks, "config": config.model_dump(mode="json")}
-
-
-def _tasks(text: str, finetune: bool) -> list[str]:
-    wanted = names(text)
-    for name in wanted:
-        if name not in PROTOCOLS:
-            raise InputError(f"--tasks {name!r} is not known", hint=f"of: {', '.join(PROTOCOLS)}")
-    wanted += ["finetune"] if finetune else []
-    if not wanted:
-        raise InputError("--tasks names nothing to measure", hint=f"of: {', '.join(PROTOCOLS)}")
-    return wanted
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
     """``{"linear.epochs": 1}`` as ``{"linear": {"epochs": 1}}``."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
@@ -136,32 +112,6 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
             here = here.setdefault(name, {})
         here[last] = value
     return tree
-
-
-def _load(paths: list[Path], random_seed: int | None) -> dict[str, Encoder]:
-    """Encoders by the name of their folder, or by their path where two have the same name."""
-    from firstlight.evaluation.encoder_probe import RANDOM, random_control
-    from firstlight.vision.encoder_file import load_encoder
-
-    short = [path.stem if path.is_file() else path.resolve().name for path in paths]
-    labels = short if len(set(short)) == len(short) else [str(path) for path in paths]
-    if len(set(labels)) < len(labels):
-        raise InputError("the same encoder is given twice", path=paths[0])
-    found = {label: load_encoder(path) for label, path in zip(labels, paths, strict=True)}
-    if random_seed is not None:
-        found[RANDOM] = random_control(next(iter(found.values())), random_seed)
-    return found
-
-
-def _write(out: Path, value: dict[str, Any]) -> None:
-    from firstlight.core.files import write_json
-    from firstlight.core.values import plain
-
-    write_json(out / "probe.json", plain(value))
-    if "knn" in value["tasks"]:
-        from firstlight.reports.encoder import save_depth
-
-        save_depth(out / "depth.png", value)
 
 
 def _draw(target: Console, value: dict[str, Any], out: Path | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from firstlight.cli.options import command, settings, validated
-from firstlight.cli.output import Answer, draw_pairs, draw_table, say
+from firstlight.cli.output import Answer, draw_pairs, draw_table, say, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -227,12 +227,12 @@ def demo(
 
 def _demo_page(report: DemoReport) -> Path:
     """The report on the models of clicks."""
-    from firstlight.cli.report import measured
     from firstlight.data.formats import read_dataset
     from firstlight.reports.report import write_report
+    from firstlight.reports.sources import measured
 
     page = report.out / "report.html"
-    entries = measured(list(report.runs.values()), 20)
+    entries = measured(list(report.runs.values()), 20, tell)
     write_report(page, entries, k=20, dataset=read_dataset(report.data), folder=report.data)
     return page
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstlight.core.errors import InputError
+from firstlight.core.files import read_json, write_json
+from firstlight.core.values import plain
 from firstlight.evaluation.encoder_probe import RANDOM
 from firstlight.evaluation.encoder_summary import LAST_AGAINST_BEST
 from firstlight.reports.pictures import (
@@ -24,6 +27,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POOLINGS = {"class": "class token", "mean": "mean of the patches"}
+
+
+def write_probe(out: Path, value: Mapping[str, Any]) -> None:
+    """Write what a probe measured as ``probe.json``, and as the picture ``depth.png`` where it looked at the depth.
+
+    Args:
+        out: Folder to write to.
+        value: From :func:`firstlight.evaluation.encoder_report.probe`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    write_json(out / "probe.json", plain(value))
+    if "knn" in value["tasks"]:
+        save_depth(out / "depth.png", value)
+
+
+def read_probe(path: Path) -> dict[str, Any]:
+    """What :func:`write_probe` wrote, if it looked at the depth.
+
+    Args:
+        path: Its folder, or the file ``probe.json``.
+
+    Raises:
+        InputError: It is not there, or has no k-NN numbers.
+    """
+    file = path / "probe.json" if path.is_dir() else path
+    try:
+        found: dict[str, Any] = read_json(file)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"this is no probe ({error})", path=file, hint="give the --out folder of firstlight probe"
+        ) from error
+    if "knn" not in found.get("tasks", ()):
+        raise InputError("this probe has no k-NN numbers", path=file, hint="run probe with --tasks knn")
+    return found
 
 
 def save_depth(path: Path, summary: Mapping[str, Any], k: int | None = None) -> None:

@@ -1,0 +1,90 @@
+"""Encoders from their files, measured on images from theirs: the whole of ``firstlight probe``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from firstlight.core.choices import one_of
+from firstlight.core.errors import InputError
+from firstlight.core.events import Emit, silent
+from firstlight.evaluation.encoder_config import ProbeConfig
+from firstlight.evaluation.encoder_data import open_labelled
+from firstlight.evaluation.encoder_probe import RANDOM, TASKS, probe_encoders, random_control
+from firstlight.evaluation.encoder_summary import summarise
+from firstlight.vision.encoder_file import Encoder, load_encoder
+
+
+def probe(
+    encoders: Sequence[Path],
+    images: Path,
+    config: ProbeConfig,
+    *,
+    tasks: Sequence[str] = TASKS[:-1],
+    split: str | None = None,
+    image_column: str | None = None,
+    id_column: str | None = None,
+    label_column: str | None = None,
+    control: bool = False,
+    emit: Emit = silent,
+) -> dict[str, Any]:
+    """Measure what encoders see.
+
+    Args:
+        encoders: Folders or checkpoint files; the others are compared with the first.
+        images: Images with classes.
+        config: The protocols.
+        tasks: What to measure, of :data:`~firstlight.evaluation.encoder_probe.TASKS`; all but fine-tuning if not given.
+        split: ``BANK/QUERIES``, as :func:`firstlight.evaluation.encoder_data.open_labelled` takes it.
+        image_column: Column with the images.
+        id_column: Column with their names.
+        label_column: Column with their classes.
+        control: Also measure an encoder that has learned nothing.
+        emit: Receives the events.
+
+    Returns:
+        What :func:`firstlight.evaluation.encoder_summary.summarise` gives, and ``tasks``, ``config``,
+        ``encoder_files``.
+
+    Raises:
+        InputError: An encoder or the images cannot be read, a task is unknown, or none is named.
+    """
+    for task in tasks:
+        one_of(task, TASKS, "task")
+    if not tasks:
+        raise InputError("there is nothing to measure", hint=f"tasks: {', '.join(TASKS)}")
+    loaded = load_encoders(encoders, config.seed if control else None)
+    labelled = open_labelled(
+        images,
+        split,
+        image_column=image_column,
+        id_column=id_column,
+        label_column=label_column,
+        holdout=config.holdout,
+        ratio=config.long_tailed,
+        seed=config.seed,
+    )
+    found = summarise(probe_encoders(loaded, labelled, config, list(tasks), emit), labelled)
+    about = {"tasks": list(tasks), "config": config.model_dump(mode="json")}
+    return {**found, **about, "encoder_files": [str(path) for path in encoders]}
+
+
+def load_encoders(paths: Sequence[Path], random_seed: int | None = None) -> dict[str, Encoder]:
+    """Encoders by the name of their folder, or by their path where two have the same name.
+
+    Args:
+        paths: Folders or checkpoint files.
+        random_seed: Adds an encoder of the first one's shape that has learned nothing.
+
+    Raises:
+        InputError: One cannot be read, or is given twice.
+    """
+    short = [path.stem if path.is_file() else path.resolve().name for path in paths]
+    labels = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    if len(set(labels)) < len(labels):
+        raise InputError("the same encoder is given twice", path=paths[0])
+    found = {label: load_encoder(path) for label, path in zip(labels, paths, strict=True)}
+    if random_seed is not None:
+        found[RANDOM] = random_control(next(iter(found.values())), random_seed)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from firstlight.cli.progress import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from firstlight.pipeline.plan import Step
+    from firstlight.pipeline.outline import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -48,68 +47,23 @@ def pipeline(
 
     Every step is one of the other commands, and can be run by itself; --dry-run prints them.
     """
-    from firstlight.pipeline.config import read_pipeline
-    from firstlight.pipeline.plan import plan
+    from firstlight.pipeline.outline import carry_out, outline
 
-    settings, source = read_pipeline(config, changes or [])
-    folder = Path(f"{settings.name}-out") if out is None else out
-    steps = plan(settings, folder, source)
     if dry_run:
-        return _dry(settings, steps, folder)
-    from firstlight.pipeline.run import run_pipeline
-
-    results = run_pipeline(steps, folder, _execute, only=only, emit=tell)
-    rows = [
-        {"step": r.step.name, "was": r.state, "seconds": r.seconds, "output": r.step.output} for r in results
-    ]
-    value = {"name": settings.name, "out": folder, "steps": rows}
-    value["numbers"] = {
-        result.step.name.partition(":")[2]: result.answer
-        for result in results
-        if result.step.kind == "numbers"
-    }
-    return Answer(value, lambda console: _draw(console, value, steps))
+        ahead = outline(config, out, changes or []).to_dict()
+        return Answer(ahead, lambda console: _draw_dry(console, ahead))
+    done = carry_out(config, execute, out, changes or [], only=only, emit=tell)
+    return Answer(done.to_dict(), lambda console: _draw(console, done))
 
 
-def _execute(words: Sequence[str]) -> dict[str, Any]:
+def execute(words: Sequence[str]) -> dict[str, Any]:
+    """Run one command of a pipeline in this process; what it prints with ``--json``."""
     from firstlight.cli.app import call
 
     try:
         return call(words)
     except Interrupted:
         raise KeyboardInterrupt from None
-
-
-def command_line(words: Sequence[str]) -> str:
-    """A command as one types it."""
-    return shlex.join(["firstlight", *words])
-
-
-def _dry(settings: Any, steps: list[Step], folder: Path) -> Answer:
-    from firstlight.pipeline.estimate import estimate, sizes_of
-    from firstlight.pipeline.run import states
-
-    sizes, state = sizes_of(settings, steps, folder), states(steps, folder)
-    rows: list[dict[str, Any]] = []
-    for step in steps:
-        expected = estimate(step, steps, sizes, folder)
-        lines = [command_line(words) for words in step.commands]
-        if step.kind == "numbers":
-            lines[-1] += f" --json > {shlex.quote(str(step.output))}"
-        rows.append(
-            {
-                "step": step.name,
-                "state": state[step.name],
-                "size": expected.size,
-                "seconds": round(expected.seconds, 1),
-                "measured": expected.measured,
-                "commands": lines,
-                "output": step.output,
-            }
-        )
-    left = sum(row["seconds"] for row in rows if row["state"] != "done")
-    value = {"name": settings.name, "out": folder, "steps": rows, "seconds_left": round(left, 1)}
-    return Answer(value, lambda console: _draw_dry(console, value))
 
 
 def _draw_dry(target: Console, value: dict[str, Any]) -> None:
@@ -134,14 +88,14 @@ def _draw_dry(target: Console, value: dict[str, Any]) -> None:
     )
 
 
-def _draw(target: Console, value: dict[str, Any], steps: list[Step]) -> None:
+def _draw(target: Console, done: Outcome) -> None:
     body = [
-        [row["step"], "was there" if row["was"] == "done" else duration(row["seconds"]), str(row["output"])]
-        for row in value["steps"]
+        [row["step"], "was there" if row["was"] == "done" else duration(row["seconds"]), row["output"]]
+        for row in done.table.iter_rows(named=True)
     ]
     draw_table(target, ["step", "time", "where"], body)
-    _draw_numbers(target, value["numbers"])
-    there = {step.kind: step.output for step in steps if step.output.exists()}
+    _draw_numbers(target, done.numbers)
+    there = done.places
     program = "firstlight" if not sys.argv[0].endswith("/firstlight") else sys.argv[0]
     if "bundle" in there:
         target.print(f"open the page:   {program} serve {there['bundle']}")

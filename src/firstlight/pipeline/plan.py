@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from firstlight.core.errors import InputError
@@ -16,6 +15,7 @@ from firstlight.models import MODELS
 from firstlight.pipeline.config import PipelineConfig, StageConfig, TrainConfig
 from firstlight.training.config import RunConfig, build_config
 from firstlight.training.encoder_config import build_pretrain_config
+from firstlight.training.recipes import setting_texts
 from firstlight.training.refine_config import build_refine_config
 from firstlight.vision.images import ImageSet
 
@@ -134,12 +134,8 @@ def _reading(config: PipelineConfig) -> list[str]:
 
 
 def _settings(fields: Mapping[str, Any]) -> list[str]:
-    """``--set`` words; values as YAML on one line."""
-    words = []
-    for key, value in fields.items():
-        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-        words += ["--set", f"{key}={text.strip().removesuffix('...').strip()}"]
-    return words
+    """``--set`` words."""
+    return [word for text in setting_texts(fields) for word in ("--set", text)]
 
 
 def _encoder(config: PipelineConfig, out: Path, steps: list[Step], source: str) -> Step | Path | None:
@@ -218,8 +214,9 @@ def _checked(step: str, source: str, build: Callable[[], Made]) -> Made:
 
 
 def _overrides(fields: Mapping[str, Any], **training: int | None) -> list[str]:
-    texts = _settings(fields)[1::2]
-    return texts + [f"training.{name}={value}" for name, value in training.items() if value is not None]
+    return setting_texts(fields) + [
+        f"training.{name}={value}" for name, value in training.items() if value is not None
+    ]
 
 
 def _embed(config: PipelineConfig, out: Path, data: Path, made_by: str, encoder: Step | Path) -> Step:

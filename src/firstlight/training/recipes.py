@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from firstlight.core.errors import InputError
+from firstlight.core.values import plain
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -98,6 +99,27 @@ def override(text: str) -> dict[str, Any]:
         nested = {name: nested}
     result: dict[str, Any] = nested
     return result
+
+
+def setting_texts(fields: Mapping[str, Any]) -> list[str]:
+    """``key.path=value`` texts as :func:`override` reads them, from keys and Python values.
+
+    Args:
+        fields: Such as ``{"model.dim": 128}``.
+    """
+    texts = []
+    for key, value in fields.items():
+        try:
+            text = _one_line(value)
+        except yaml.YAMLError:  # a path, a number of numpy
+            text = _one_line(plain(value))
+        texts.append(f"{key}={text}")
+    return texts
+
+
+def _one_line(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.strip().removesuffix("...").strip()
 
 
 def validated(config: type[Config], tree: Mapping[str, Any], recipe: str | Path | None = None) -> Config:

@@ -153,6 +153,12 @@ class ContentModel(EmbeddingModel):
         return self._as_cold(self.content_vectors(content_rows(views, self.view_dims)))
 
     @torch.no_grad()
+    def encode_and_hand(self, rows: ContentRows) -> tuple[Tensor, Tensor | None]:
+        """``(n, dim + 1)`` as :meth:`encode_items`, and what such items hand on; see :meth:`handing`."""
+        vectors, handed = self.handing(rows)
+        return self._as_cold(vectors), handed
+
+    @torch.no_grad()
     def as_if_cold(self, rows: Tensor) -> Tensor:
         """``(n, dim + 1)`` vectors of catalogue items ``rows`` ``(n,)`` by their content alone, calibrated."""
         return self._as_cold(self.content_vectors(self.content[rows]))

@@ -9,6 +9,10 @@
             users.parquet           user: raw ids in row order
             items.parquet           item: raw ids in row order, and text columns (title, …)
             covers.bin, covers.safetensors   small pictures (:mod:`firstlight.serving.pictures`), or absent
+            rows.NAME.bin           what stands beside vectors (:mod:`firstlight.serving.extras`), or absent
+            reasons.json            what explains lists (:mod:`firstlight.serving.reasons`), or absent
+            histories.json, histories.safetensors   the rule for new users (:mod:`firstlight.serving.histories`)
+            additions.parquet, additions.bin, additions.safetensors   items that came by addition, and their content
             encoder/                what makes vectors of new items (:mod:`firstlight.serving.encoder`), or absent
 
 A file is read when it is first needed, and its hash is checked then.
@@ -35,10 +39,16 @@ from firstlight.core.errors import InputError
 from firstlight.core.files import atomic_folder, read_json, sync_folder, write_json
 from firstlight.core.hashing import hash_file
 from firstlight.data.interactions import Interactions
+from firstlight.models.histories import HistoryRule
+from firstlight.serving import histories
+from firstlight.serving.contents import Additions
+from firstlight.serving.extras import Extras, file_of, fitting, open_extra, write_extras
 from firstlight.serving.pictures import DATA, ENDS, Pictures, write_pictures
+from firstlight.serving.reasons import Reasons
 
 ABOUT = "base.json"
 ENCODER = "encoder"
+REASONS = "reasons.json"
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -83,6 +93,26 @@ class Base(Protocol):
     def has_cover(self, row: int) -> bool:
         """Whether there is one."""
 
+    @property
+    def extras(self) -> Extras:
+        """Rows beside the item vectors, ``(n_items, width)`` each."""
+
+    @property
+    def reasons(self) -> Reasons | None:
+        """What explains lists, where the model reads content."""
+
+    @property
+    def rule(self) -> HistoryRule | None:
+        """The model's own way from a history to a user, where it has one."""
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Raw ids that were taken out of the catalogue."""
+
+    @property
+    def additions(self) -> Additions:
+        """Items that came by addition and not by training."""
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -100,6 +130,11 @@ class Parts:
     alive: BoolArray
     fingerprint: str = field(default="memory")
     pictures: Pictures | None = None
+    extras: Extras = field(default_factory=dict)
+    reasons: Reasons | None = None
+    rule: HistoryRule | None = None
+    removed: frozenset[str] = frozenset()
+    additions: Additions = field(default_factory=Additions)
 
     def __post_init__(self) -> None:
         shape = (len(self.user_ids), len(self.table))
@@ -114,6 +149,7 @@ class Parts:
         for kind, rows in (("user", self.user_vectors), ("item", self.item_vectors)):
             if not bool(rows.isfinite().all()):
                 raise InputError(f"a {kind} vector holds NaN or infinity")
+        fitting(self.extras, {}, len(self.table))
 
     @property
     def dim(self) -> int:
@@ -271,6 +307,49 @@ class FolderBase:
         """Whether there is one."""
         return self._covers is not None and bool(self._covers[1][row + 1] > self._covers[1][row])
 
+    @cached_property
+    def extras(self) -> Extras:
+        """``(n_items, width)`` each, mapped into memory."""
+        n = self.about["counts"]["items"]
+        return {
+            name: open_extra(self.file(file_of(name)), name, n, width)
+            for name, width in self.about.get("extras", {}).items()
+        }
+
+    @cached_property
+    def reasons(self) -> Reasons | None:
+        """What explains lists."""
+        if REASONS not in self.about["files"]:
+            return None
+        return Reasons.from_json(read_json(self.file(REASONS)))
+
+    @cached_property
+    def rule(self) -> HistoryRule | None:
+        """The model's own way from a history to a user."""
+        if histories.SETTINGS not in self.about["files"]:
+            return None
+        tensors = self._tensors(histories.TENSORS) if histories.TENSORS in self.about["files"] else {}
+        return histories.rule_of(read_json(self.file(histories.SETTINGS)), tensors)
+
+    @cached_property
+    def removed(self) -> frozenset[str]:
+        """Raw ids that were taken out; bundles that do not say keep only those that users have seen."""
+        if "removed" in self.about:
+            return frozenset(self.about["removed"])
+        return frozenset(self.table["item"].filter(pl.Series(~self.alive)))
+
+    @cached_property
+    def additions(self) -> Additions:
+        """Items that came by addition."""
+        if "additions.parquet" not in self.about["files"]:
+            return Additions()
+        ids = pl.read_parquet(self.file("additions.parquet"))["item"].to_list()
+        ends = self._tensors("additions.safetensors")["ends"].tolist()
+        if not ends[-1]:
+            return Additions(ids)
+        data = np.memmap(self.file("additions.bin"), np.uint8, "r")
+        return Additions(ids, lambda at: data[ends[at] : ends[at + 1]].tobytes())
+
 
 def write_base(
     folder: Path,
@@ -298,6 +377,12 @@ def write_base(
         pl.DataFrame([base.user_ids.alias("user")]).write_parquet(out / "users.parquet")
         base.table.write_parquet(out / "items.parquet")
         write_pictures(out, base.cover, len(base.table))
+        extras = write_extras(out, base.extras)
+        if base.reasons is not None:
+            write_json(out / REASONS, base.reasons.to_json())
+        if base.rule is not None:
+            histories.write_rule(out, base.rule)
+        _write_additions(out, base.additions)
         if write_encoder is not None:
             (out / ENCODER).mkdir()
             write_encoder(out / ENCODER)
@@ -312,6 +397,8 @@ def write_base(
             "dim": base.dim,
             "all_alive": bool(base.alive.all()),
             "encoder": write_encoder is not None,
+            "extras": extras,
+            "removed": sorted(base.removed),
             "about": dict(about),
             "files": {
                 path.relative_to(out).as_posix(): [hash_file(path), path.stat().st_size] for path in files
@@ -322,6 +409,18 @@ def write_base(
             path.chmod((out / ABOUT).stat().st_mode)
         sync_tree(out)
     return hash_file(folder / ABOUT)
+
+
+def _write_additions(out: Path, additions: Additions) -> None:
+    """Write ids and contents, if there are any; only one content is held at a time."""
+    if not additions.ids:
+        return
+    pl.DataFrame([pl.Series("item", list(additions.ids), pl.String)]).write_parquet(out / "additions.parquet")
+    ends = [0]
+    with (out / "additions.bin").open("wb") as file:
+        for _, content in additions:
+            ends.append(ends[-1] + file.write(content))
+    save_file({"ends": torch.tensor(ends)}, out / "additions.safetensors")
 
 
 def sync_tree(folder: Path) -> None:

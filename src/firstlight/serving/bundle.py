@@ -30,10 +30,12 @@ from firstlight.core.files import atomic_folder
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
 from firstlight.serving.checks import check_ids, check_vectors
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
+from firstlight.serving.extras import Extras, fitting
 from firstlight.serving.index import ExactIndex, Query
 from firstlight.serving.journal import Entry, Journal, Manifest
 from firstlight.serving.run_base import FinishedRun, RunBase
 from firstlight.serving.segment import Rules, Segment
+from firstlight.serving.snapshot import Snapshot
 from firstlight.serving.store import Store
 
 ADDITIONS = "additions"
@@ -85,7 +87,7 @@ class Bundle(Store):
                 name = "base-00000001"
                 digest = write_base(folder / name, base, about or {}, write_encoder)
                 journal = Journal(folder)
-                entries = (journal.write(1, _rules_segment(rules, base.dim)),) if rules else ()
+                entries = (journal.write(1, state_segment(base.dim, rules)),) if rules else ()
                 journal.publish(Manifest(1, name, digest, entries))
         except OSError as error:
             raise FirstlightError(f"{out} could not be written: {error.strerror or error}") from error
@@ -161,16 +163,22 @@ class Bundle(Store):
         vectors: Tensor,
         table: pl.DataFrame | None = None,
         covers: Sequence[bytes | None] = (),
+        extras: Extras | None = None,
+        contents: Sequence[bytes] = (),
     ) -> int:
         """Add items, or replace those whose ids are there already. Durable when it returns.
 
-        No other vector changes. An item that was removed comes back.
+        No other vector changes. An item that was removed comes back. :func:`~firstlight.serving.adding.add_new_items`
+        makes all this of content.
 
         Args:
             ids: ``(n,)`` raw ids.
             vectors: ``(n, dim)`` in scoring space.
             table: Text columns (``title``, …), row-aligned to ``ids``.
             covers: Small pictures (:func:`firstlight.serving.pictures.thumbnail`), row-aligned to ``ids``.
+            extras: Rows beside the vectors, as :meth:`ContentEncoder.place` gives them; those that the catalogue has
+                no place for are left out.
+            contents: :meth:`~firstlight.serving.contents.Kept.to_bytes` or nothing, row-aligned to ``ids``.
 
         Returns:
             The version that holds them; the current one if there is nothing to add.
@@ -182,15 +190,42 @@ class Bundle(Store):
         """
         ids = list(ids)
         check_ids(ids)
-        columns = text_columns(table)
+        segment = self._segment(ids, vectors, table, covers, extras or {}, contents)
+        return self.change(lambda _: segment) if ids else self.version
+
+    def _segment(
+        self,
+        ids: Sequence[str],
+        vectors: Tensor,
+        table: pl.DataFrame | None,
+        covers: Sequence[bytes | None],
+        extras: Extras,
+        contents: Sequence[bytes],
+    ) -> Segment:
+        base, columns = self.snapshot.base, text_columns(table)
         if columns.width and len(columns) != len(ids):
             raise InputError(f"the table has {len(columns)} rows for {len(ids)} items")
-        rows = check_vectors(ids, vectors, self.snapshot.base.dim)
-        if not ids:
-            return self.version
+        rows = check_vectors(ids, vectors, base.dim)
         named = pl.DataFrame([pl.Series("item", ids, pl.String), *columns.get_columns()])
+        widths = {name: values.shape[1] for name, values in base.extras.items()} if extras else {}
+        kept = fitting(extras, widths, len(ids))
+        return Segment(named, rows, covers=tuple(covers), extras=kept, contents=tuple(contents))
+
+    def change(self, make: Callable[[Snapshot], Segment | None]) -> int:
+        """Append what ``make`` makes of the version that counts now, or nothing for None; durable when it returns.
+
+        Nobody else writes in between.
+
+        Returns:
+            The version that holds it; the current one if there is nothing to change.
+
+        Raises:
+            FirstlightError: Another writer is at work, or the disk is full. Nothing is changed then.
+        """
         with self._writing():
-            self._append(Segment(named, rows, covers=tuple(covers)))
+            segment = make(self.snapshot)
+            if segment is not None:
+                self._append(segment)
             return self.version
 
     def remove_items(self, ids: Sequence[str]) -> int:
@@ -205,17 +240,17 @@ class Bundle(Store):
         """
         ids = list(ids)
         check_ids(ids)
-        if not ids:
-            return self.version
-        with self._writing():
-            missing = [item for item in ids if self.snapshot.row(item) is None]
+
+        def make(snapshot: Snapshot) -> Segment:
+            missing = [item for item in ids if snapshot.row(item) is None]
             if missing:
                 raise InputError(
                     f"{len(missing)} of the items are not in the catalogue, the first is {missing[0]!r}",
                     path=self.folder,
                 )
-            self._append(replace(_rules_segment(None, self.snapshot.base.dim), removed=tuple(ids)))
-            return self.version
+            return replace(state_segment(snapshot.base.dim), removed=tuple(ids))
+
+        return self.change(make) if ids else self.version
 
     def block(self, ids: Iterable[str]) -> int:
         """Keep items out of every list, whether they are in the catalogue or come later; durable when it returns."""
@@ -249,11 +284,11 @@ class Bundle(Store):
         return self._rule(lambda _: rules)
 
     def _rule(self, change: Callable[[Rules], Rules]) -> int:
-        with self._writing():
-            rules = change(self.snapshot.rules)
-            if rules != self.snapshot.rules:
-                self._append(_rules_segment(rules, self.snapshot.base.dim))
-            return self.version
+        def make(snapshot: Snapshot) -> Segment | None:
+            rules = change(snapshot.rules)
+            return None if rules == snapshot.rules else state_segment(snapshot.base.dim, rules)
+
+        return self.change(make)
 
     def compact(self, *, prune: bool = False) -> int:
         """Merge base and segments into a new base; answers stay what they are.
@@ -281,14 +316,14 @@ class Bundle(Store):
             try:
                 # Whatever stands there is left of a compaction that never counted.
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-                digest = write_base(
-                    self.folder / name, self.snapshot.merged(), base.about["about"], carry_encoder(base)
-                )
+                merged = replace(self.snapshot.merged(), additions=self.additions())
+                digest = write_base(self.folder / name, merged, base.about["about"], carry_encoder(base))
                 self._journal.keep(before)
-                rules = self.snapshot.rules
+                rules, taken = self.snapshot.rules, self.snapshot.taken
                 segments: tuple[Entry, ...] = ()
-                if rules != Rules():
-                    segments = (self._journal.write(before.version + 1, _rules_segment(rules, base.dim)),)
+                if rules != Rules() or taken:
+                    state = state_segment(base.dim, rules, taken)
+                    segments = (self._journal.write(before.version + 1, state),)
             except OSError as error:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
                 raise FirstlightError(f"{self.folder} could not be compacted: {error}") from error
@@ -321,8 +356,8 @@ class Bundle(Store):
                 return version
             old = self._journal.at(before, version)
             self._journal.keep(before)
-            rules = _rules_segment(snapshot.rules, snapshot.base.dim)
-            entry = self._journal.write(before.version + 1, rules)
+            state = state_segment(snapshot.base.dim, snapshot.rules, snapshot.taken)
+            entry = self._journal.write(before.version + 1, state)
             base_hash = old.base_hash or before.base_hash
             after = Manifest(before.version + 1, old.base, base_hash, (*old.segments, entry))
             try:
@@ -390,9 +425,10 @@ class Bundle(Store):
         return kept[1]
 
 
-def _rules_segment(rules: Rules | None, dim: int) -> Segment:
+def state_segment(dim: int, rules: Rules | None = None, taken: Mapping[str, int] | None = None) -> Segment:
     """A segment that adds no item."""
-    return Segment(pl.DataFrame(schema={"item": pl.String}), torch.empty(0, dim), rules=rules)
+    nobody = pl.DataFrame(schema={"item": pl.String})
+    return Segment(nobody, torch.empty(0, dim), rules=rules, taken=taken or {})
 
 
 def _checked(ids: Iterable[str]) -> frozenset[str]:

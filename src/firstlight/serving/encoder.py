@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from firstlight.data.catalogue import Catalogue, FeatureMatrix, ItemViews
 from firstlight.data.interactions import Interactions
 from firstlight.models import MODELS
 from firstlight.models.base import Recommender
-from firstlight.models.content import ContentModel
+from firstlight.models.content import ContentModel, content_rows
 from firstlight.serving.base import FolderBase
+from firstlight.serving.extras import Array
+from firstlight.serving.reasons import rows_of
 from firstlight.serving.run_base import FinishedRun
 from firstlight.views.viewset import ViewSet
 
@@ -40,6 +42,13 @@ class Encoder(Protocol):
         """
 
 
+class Placed(NamedTuple):
+    """New items as a catalogue takes them: ``(n, dim)`` vectors, and rows beside them."""
+
+    vectors: Tensor
+    extras: dict[str, Array]
+
+
 class ContentEncoder:
     """Fitted views and a trained model that reads them.
 
@@ -57,6 +66,24 @@ class ContentEncoder:
         Raises:
             InputError: An item has none of the views, so that nothing can be said of it.
         """
+        return self.model.encode_items(self._rows(catalogue, folder))
+
+    def place(self, catalogue: Catalogue, folder: Path | None) -> Placed:
+        """Vectors, and what a catalogue keeps beside them.
+
+        Raises:
+            InputError: An item has none of the views, so that nothing can be said of it.
+        """
+        model = self.model
+        rows = content_rows(self._rows(catalogue, folder), model.view_dims)
+        vectors, handed = model.encode_and_hand(rows)
+        extras = rows_of(model, rows)
+        if handed is not None:
+            extras["handed"] = handed.to(torch.float32).numpy()
+        return Placed(vectors, extras)
+
+    def _rows(self, catalogue: Catalogue, folder: Path | None) -> ItemViews:
+        """Views of items that have at least one."""
         rows = self.views.transform(catalogue, folder)
         present = np.stack([matrix.present for matrix in rows.values()], axis=1).any(axis=1)
         if not present.all():
@@ -66,7 +93,7 @@ class ContentEncoder:
                 path=folder,
                 hint=f"the model reads: {', '.join(self.model.view_dims)}",
             )
-        return self.model.encode_items(rows)
+        return rows
 
     def save(self, folder: Path) -> None:
         """Write everything that :func:`load_encoder` needs into an existing folder."""

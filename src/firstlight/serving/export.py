@@ -34,7 +34,7 @@ def export_run(
     added = Bundle.open_run(run, items, folder)
     merged = added.snapshot.merged()
     if added.snapshot.texts:
-        merged = _titled(merged, items)
+        merged = replace(_titled(merged, items), additions=added.additions())
     writer = run_encoder(run).save if isinstance(run.model, ContentModel) else None
     about = {"run": run.path.name, "config": run.config.model_dump(mode="json"), "additions": added.version}
     rules = added.snapshot.rules

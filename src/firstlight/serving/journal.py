@@ -19,11 +19,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
@@ -38,6 +38,7 @@ FORMAT_VERSION = 1
 #: Seconds between two looks at a lock that another writer holds.
 _LOOK_AGAIN = 0.02
 
+Parsed = TypeVar("Parsed")
 #: Device, inode, size and time of a manifest file: another manifest has another one.
 Signature = tuple[int, int, int, int] | None
 
@@ -153,6 +154,17 @@ class Journal:
         Raises:
             InputError: It is missing or is not what was written; the message names the file.
         """
+        return self._parsed(entry, Segment.from_bytes)
+
+    def contents(self, entry: Entry) -> dict[str, bytes]:
+        """Raw id of each item that a segment added → what is kept of its content, or nothing.
+
+        Raises:
+            InputError: It is missing or is not what was written; the message names the file.
+        """
+        return self._parsed(entry, Segment.contents_from)
+
+    def _parsed(self, entry: Entry, parse: Callable[[bytes], Parsed]) -> Parsed:
         path = self.folder / SEGMENTS / entry.file
         try:
             data = path.read_bytes()
@@ -163,7 +175,7 @@ class Journal:
         if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
             raise InputError("this segment is torn or was changed (its SHA-256 differs)", path=path)
         try:
-            return Segment.from_bytes(data)
+            return parse(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise InputError(f"not a segment ({error})", path=path) from error
 

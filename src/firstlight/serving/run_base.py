@@ -17,8 +17,13 @@ from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.scorer import Scorer
 from firstlight.models.base import Recommender
+from firstlight.models.content import ContentModel
+from firstlight.models.histories import HistoryRule
 from firstlight.serving.base import BoolArray, text_columns
+from firstlight.serving.contents import Additions
+from firstlight.serving.extras import Array, Extras
 from firstlight.serving.pictures import Pictures, pictures_of
+from firstlight.serving.reasons import Reasons, fit_reasons, rows_of
 
 
 class FinishedRun(Protocol):
@@ -122,6 +127,46 @@ class RunBase:
     def has_cover(self, row: int) -> bool:
         """Whether there is one, usable or not."""
         return self._covers is not None and bool(self._covers[row])
+
+    @cached_property
+    def _beside(self) -> tuple[dict[str, Array], Reasons | None, HistoryRule | None]:
+        """Extras, and what reads them: as the model makes them, when they are first needed."""
+        model, extras, reasons, rule = self.run.model, dict[str, Array](), None, None
+        if isinstance(model, ContentModel):
+            extras = rows_of(model, model.content)
+            ids = self.table["item"].to_numpy()
+            reasons = fit_reasons(model, ids, extras["views"])
+        histories = model.histories()
+        if histories is not None:
+            rule = histories.rule
+            if rule.reads == "handed":
+                extras["handed"] = histories.handed.detach().to("cpu", torch.float32).numpy()
+        return extras, reasons, rule
+
+    @property
+    def extras(self) -> Extras:
+        """Rows beside the item vectors."""
+        return self._beside[0]
+
+    @property
+    def reasons(self) -> Reasons | None:
+        """What explains lists."""
+        return self._beside[1]
+
+    @property
+    def rule(self) -> HistoryRule | None:
+        """The model's own way from a history to a user."""
+        return self._beside[2]
+
+    @property
+    def removed(self) -> frozenset[str]:
+        """Nothing: a run knows what it was trained on."""
+        return frozenset()
+
+    @property
+    def additions(self) -> Additions:
+        """Nothing: what was added stands in segments."""
+        return Additions()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from firstlight.serving.extras import Extras
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -38,6 +40,11 @@ class Segment:
         removed: Raw ids.
         covers: ``(n,)`` small pictures (JPEG) or None, row-aligned to ``table``; empty if there is none at all.
         rules: The rules from here on; None if they stay as they are.
+        extras: Rows beside the vectors (:mod:`firstlight.serving.extras`), row-aligned to ``table``.
+        contents: ``(n,)`` :meth:`~firstlight.serving.contents.Kept.to_bytes`, or nothing, row-aligned to ``table``;
+            empty if there is none at all. Written but not read back: :meth:`contents_from` reads them when they are
+            needed.
+        taken: Folder of another catalogue → its version up to which its changes were taken over.
     """
 
     table: pl.DataFrame
@@ -45,6 +52,9 @@ class Segment:
     removed: tuple[str, ...] = ()
     covers: tuple[bytes | None, ...] = ()
     rules: Rules | None = None
+    extras: Extras = field(default_factory=dict)
+    contents: tuple[bytes, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The segment as a safetensors file: the vectors, and table and ids as UTF-8 JSON."""
@@ -60,6 +70,13 @@ class Segment:
         if self.rules is not None:
             rules = {"blocked": sorted(self.rules.blocked), "boosts": dict(self.rules.boosts)}
             tensors["rules"] = _as_tensor(rules)
+        tensors |= {f"extras.{name}": torch.from_numpy(rows) for name, rows in self.extras.items()}
+        if any(self.contents):
+            sizes = [len(content) for content in self.contents]
+            tensors["contents.ends"] = torch.tensor([0, *sizes]).cumsum(0)
+            tensors["contents.data"] = _bytes_tensor(b"".join(self.contents))
+        if self.taken:
+            tensors["taken"] = _as_tensor(dict(self.taken))
         return save(tensors)
 
     @classmethod
@@ -76,7 +93,24 @@ class Segment:
         if "rules" in tensors:
             found = _from_tensor(tensors["rules"])
             rules = Rules(frozenset(found["blocked"]), found["boosts"])
-        return cls(table, tensors["vectors"], tuple(_from_tensor(tensors["removed"])), covers, rules)
+        extras = {
+            name.removeprefix("extras."): rows.numpy()
+            for name, rows in tensors.items()
+            if name.startswith("extras.")
+        }
+        removed = tuple(_from_tensor(tensors["removed"]))
+        taken = _from_tensor(tensors["taken"]) if "taken" in tensors else {}
+        return cls(table, tensors["vectors"], removed, covers, rules, extras, taken=taken)
+
+    @staticmethod
+    def contents_from(data: bytes) -> dict[str, bytes]:
+        """Raw id of each added item → its kept content, or nothing."""
+        tensors = load(data)
+        ids = _from_tensor(tensors["table"])["item"]
+        if "contents.ends" not in tensors:
+            return dict.fromkeys(ids, b"")
+        contents, ends = tensors["contents.data"].numpy(), tensors["contents.ends"].tolist()
+        return {item: contents[a:b].tobytes() for item, (a, b) in zip(ids, pairwise(ends), strict=True)}
 
 
 def _as_tensor(value: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from firstlight.data.interactions import Interactions
 from firstlight.serving.base import Base, BoolArray, Parts
+from firstlight.serving.extras import Array, Extras, nothing
 from firstlight.serving.rows import Rows
 from firstlight.serving.segment import Rules, Segment
 
@@ -85,6 +86,9 @@ class Snapshot:
         texts: Row → text columns of items that were added or replaced.
         pictures: Row → small picture of the same items.
         rules: Blocked items and boosts.
+        extras: Row → rows beside the vectors of the same items.
+        removed: Raw ids that were taken out, and have not come back.
+        taken: Folder of another catalogue → its version up to which its changes were taken over.
     """
 
     base: Base
@@ -94,6 +98,9 @@ class Snapshot:
     texts: dict[int, dict[str, str | None]]
     pictures: dict[int, bytes | None] = field(default_factory=dict)
     rules: Rules = field(default_factory=Rules)
+    extras: dict[int, Extras] = field(default_factory=dict)
+    removed: frozenset[str] = frozenset()
+    taken: dict[str, int] = field(default_factory=dict)
     _changes: list[Change] = field(default_factory=list)
     _start: Rows | None = None
     _vectors: Rows | None = None
@@ -102,7 +109,7 @@ class Snapshot:
     @classmethod
     def of(cls, base: Base, version: int) -> Snapshot:
         """The base without additions."""
-        return cls(base, ItemIds(base.table["item"]), version, base.alive, {})
+        return cls(base, ItemIds(base.table["item"]), version, base.alive, {}, removed=base.removed)
 
     @property
     def n_rows(self) -> int:
@@ -163,6 +170,18 @@ class Snapshot:
             return self.pictures.get(row) is not None
         return self.base.has_cover(row)
 
+    def extra(self, name: str, rows: npt.NDArray[np.int64]) -> Array:
+        """``(len(rows), width)`` of an extra that the base has."""
+        known = self.base.extras[name]
+        width = known.shape[1]
+        found = nothing(name, len(rows), width)
+        old = rows < len(known)
+        found[old] = known[rows[old]]
+        for at, row in enumerate(rows.tolist()):
+            if row in self.extras:
+                found[at] = self.extras[row].get(name, nothing(name, 1, width)[0])
+        return found
+
     @cached_property
     def new(self) -> BoolArray:
         """``(n_rows,)`` bool: items that nobody has clicked."""
@@ -193,7 +212,8 @@ class Snapshot:
 
     def advanced(self, version: int, segments: Sequence[Segment]) -> Snapshot:
         """The next version; this one stays as it is."""
-        alive, texts, pictures, rules = self.alive, dict(self.texts), dict(self.pictures), self.rules
+        alive, rules, removed, taken = self.alive, self.rules, set(self.removed), dict(self.taken)
+        texts, pictures, extras = dict(self.texts), dict(self.pictures), dict(self.extras)
         changes: list[Change] = []
         for segment in segments:
             gone = self.ids.add(segment.removed)  # known ids: the rows are there
@@ -201,24 +221,42 @@ class Snapshot:
             alive = np.concatenate([alive, np.zeros(len(self.ids) - len(alive), np.bool_)])
             alive[gone] = False
             alive[rows] = True
-            for row, entry in zip(rows.tolist(), segment.table.iter_rows(named=True), strict=True):
+            removed = (removed | set(segment.removed)) - set(segment.table["item"])
+            for at, (row, entry) in enumerate(
+                zip(rows.tolist(), segment.table.iter_rows(named=True), strict=True)
+            ):
                 texts[row] = {name: value for name, value in entry.items() if name != "item"}
                 pictures[row] = None
+                extras[row] = {name: values[at] for name, values in segment.extras.items()}
             pictures.update(zip(rows.tolist(), segment.covers, strict=False))
             rules = rules if segment.rules is None else segment.rules
+            taken |= segment.taken
             if len(rows):
                 changes.append((rows, segment.vectors))
         with self._lock:  # whoever has read the vectors of this version leaves them to the next
             ready = self._vectors if self._vectors is not None else self._start
             before = [] if self._vectors is not None else self._changes
-        changes = [*before, *changes]
-        return Snapshot(self.base, self.ids, version, alive, texts, pictures, rules, changes, ready)
+        return replace(
+            self,
+            version=version,
+            alive=alive,
+            texts=texts,
+            pictures=pictures,
+            rules=rules,
+            extras=extras,
+            removed=frozenset(removed),
+            taken=taken,
+            _changes=[*before, *changes],
+            _start=ready,
+            _vectors=None,
+            _lock=threading.Lock(),
+        )
 
     def merged(self) -> Parts:
         """This version as a base.
 
         Rows that are gone are dropped, unless somebody has seen the item: should it come back, it must not be
-        recommended to them again.
+        recommended to them again. Contents of additions are not part of a version; whoever has the segments adds them.
         """
         log = self.seen()
         keep = self.alive | (log.item_degrees > 0)
@@ -233,6 +271,10 @@ class Snapshot:
             moved,
             self.alive[rows],
             pictures=lambda row: self.cover(int(rows[row])),
+            extras={name: self.extra(name, rows) for name in self.base.extras},
+            reasons=self.base.reasons,
+            rule=self.base.rule,
+            removed=self.removed,
         )
 
     def _table(self, rows: npt.NDArray[np.int64]) -> pl.DataFrame:

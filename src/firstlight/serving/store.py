@@ -9,7 +9,8 @@ from pathlib import Path
 
 from firstlight.core.errors import InputError
 from firstlight.serving.base import Base, FolderBase
-from firstlight.serving.journal import SEGMENTS, Journal, Manifest, Signature
+from firstlight.serving.contents import Additions
+from firstlight.serving.journal import SEGMENTS, Entry, Journal, Manifest, Signature
 from firstlight.serving.run_base import RunBase
 from firstlight.serving.segment import Segment
 from firstlight.serving.snapshot import Snapshot
@@ -80,6 +81,34 @@ class Store:
                         raise
             self._signature = signature
             return True
+
+    def additions(self) -> Additions:
+        """Items of this version that came by addition and not by training, with what is kept of their content.
+
+        Raises:
+            InputError: A segment is missing, torn or changed.
+        """
+        with self._turn:
+            snapshot, entries, base = self.snapshot, self._manifest.segments, self.snapshot.base.additions
+            places: dict[str, tuple[Entry | None, int]] = {
+                item: (None, at) for at, item in enumerate(base.ids)
+            }
+            changed = {snapshot.ids.name(row) for row in snapshot.texts}
+            for entry in entries if changed else ():
+                places |= dict.fromkeys(self._journal.load(entry).table["item"], (entry, 0))
+        ids = [item for item in places if snapshot.row(item) is not None]
+        held: tuple[Entry, dict[str, bytes]] | None = None
+
+        def read(at: int) -> bytes:
+            nonlocal held
+            entry, place = places[ids[at]]
+            if entry is None:
+                return base.read(place)
+            if held is None or held[0] != entry:  # one segment at a time: they may be large
+                held = (entry, self._journal.contents(entry))
+            return held[1][ids[at]]
+
+        return Additions(ids, read)
 
     def _take(self, manifest: Manifest) -> None:
         known, old = self._manifest, self._snapshot

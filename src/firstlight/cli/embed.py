@@ -68,24 +68,26 @@ def embed(
     for value, allowed, option in ((tokens, TOKENS, "--tokens"), (device, DEVICES, "--device")):
         if value is not None:
             one_of(value, allowed, option)
-    from firstlight.core.devices import chosen_device
-    from firstlight.views.embed import embed as run
-    from firstlight.vision.encoder_file import load_encoder, resized
-    from firstlight.vision.images import open_images
+    from firstlight.views.embed_files import embed_files
 
-    found = open_images(images, image_column=image_column, id_column=id_column, split=split)
-    loaded = load_encoder(encoder)
-    if len(loaded.history) == 1 and "read" in loaded.history[0]:  # a foreign checkpoint: what was made of it
-        for note in [*loaded.history[0]["notes"], *([loaded.licence] if loaded.licence else [])]:
-            say(note)
-    if image_size is not None:
-        loaded = resized(loaded, two_integers(image_size, "--image-size"))
-    loaded.vit.to(chosen_device(device))  # type: ignore[arg-type]  # checked by one_of
-    result = run(found, loaded, out, name=name, tokens=tokens, threads=threads, emit=_Progress())  # type: ignore[arg-type]  # checked by one_of
+    result = embed_files(
+        images,
+        encoder,
+        out,
+        name=name,
+        tokens=tokens,  # type: ignore[arg-type]  # checked by one_of
+        image_size=None if image_size is None else two_integers(image_size, "--image-size"),
+        image_column=image_column,
+        id_column=id_column,
+        split=split,
+        threads=threads,
+        device=device,  # type: ignore[arg-type]  # checked by one_of
+        emit=EmbedProgress(),
+    )
     return Answer(result, lambda console: _draw(console, result))
 
 
-class _Progress:
+class EmbedProgress:
     """Says how far it is, now and then, and names the first unusable images."""
 
     def __init__(self) -> None:
@@ -94,7 +96,10 @@ class _Progress:
         self._pause = 1.0 if sys.stderr.isatty() else 10.0
 
     def __call__(self, event: str, /, **values: Any) -> None:
-        if event == "message":
+        """Draw one event."""
+        if event == "note":
+            say(str(values["text"]))
+        elif event == "message":
             self._named += 1
             if self._named <= NAMED:
                 say(str(values["text"]))

@@ -75,13 +75,14 @@ def train(
     overrides += [] if threads is None else [f"training.threads={threads}"]
     yesterday = None if start is None else load_run(start)
     config = build_config(
-        recipe=str(start / "config.yaml") if recipe is None and start is not None else recipe,
+        recipe=recipe,
         model=model,
         loss=loss,
         temperature=temperature,
         negatives=negatives,
         overrides=overrides,
         seed=seed,
+        start=start,
     )
     dataset = reading.read(path)
     with TrainingProgress() as progress:

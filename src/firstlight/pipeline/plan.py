@@ -285,15 +285,15 @@ def _train(
 
 
 def _run_config(given: TrainConfig) -> RunConfig:
-    start = None if given.start is None else given.start / "config.yaml"
     return build_config(
-        recipe=given.recipe or start,
+        recipe=given.recipe,
         model=given.model,
         loss=given.loss,
         temperature=given.temperature,
         negatives=given.negatives,
         overrides=_overrides(given.set, epochs=given.epochs, threads=given.threads),
         seed=given.seed,
+        start=given.start,
     )
 
 

@@ -223,6 +223,7 @@ def build_config(
     negatives: str | None = None,
     overrides: Sequence[str] = (),
     seed: int | None = None,
+    start: Path | None = None,
 ) -> RunConfig:
     """A run's config from a recipe, the named parts laid over it, and single fields laid over those.
 
@@ -234,10 +235,13 @@ def build_config(
         negatives: ``uniform``, ``shared``, ``in-batch`` or ``all``.
         overrides: ``key.path=value`` texts; values are YAML.
         seed: The run's seed.
+        start: Folder of a run to start from; its config stands for the recipe if none is named.
 
     Raises:
         InputError: A name or value is not valid; the message says which field and what would be.
     """
+    if recipe is None and start is not None:
+        recipe = start / "config.yaml"
     tree: dict[str, Any] = {} if recipe is None else read_recipe(recipe)
     tree.setdefault("model", {"name": "mf"})
     if model is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstlight.core.errors import InputError
@@ -59,6 +59,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
     )
 
 
+@settings(deadline=None)
 @given(datasets())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> None:
     folder = tmp_path_factory.mktemp("folder") / "toy"

@@ -31,6 +31,7 @@ from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.dataset import Dataset, SplitInfo
 from firstlight.data.interactions import Interactions
+from firstlight.data.parquet import read_table, write_table
 
 MANIFEST = "dataset.json"
 FORMAT_VERSION = 1
@@ -152,7 +153,7 @@ def write_dataset(dataset: Dataset, out: Path, *, extra: Mapping[str, Any] | Non
             pl.DataFrame({"user": dataset.user_ids.cast(pl.String)}).write_parquet(folder / "users.parquet")
         ids = dataset.item_ids.cast(pl.String).alias("item")
         table = pl.DataFrame([ids, *items.get_columns()])
-        table.write_parquet(folder / "items.parquet")
+        write_table(table, folder / "items.parquet")
         _carry_files(items, Path(dataset.source), folder)
         _write_features(dataset, folder)
         write_json(folder / MANIFEST, _manifest(dataset, folder, extra))
@@ -254,12 +255,13 @@ def _read_features(folder: Path, names: list[str], item_ids: pl.Series) -> dict[
     return features
 
 
-def read_dataset_folder(path: Path) -> Dataset:
+def read_dataset_folder(path: Path, *, pictures: bool = True) -> Dataset:
     """Read a DATASET folder and verify every file by its hash.
 
     Args:
         path: The folder. It becomes the dataset's ``source``, since covers may be paths relative to it;
             where the data came from first stays in ``dataset.json``.
+        pictures: As in :class:`~firstlight.data.formats.base.ReadOptions`.
 
     Returns:
         The dataset, with the content hash that was written.
@@ -271,7 +273,9 @@ def read_dataset_folder(path: Path) -> Dataset:
     manifest = read_manifest(folder)
     _verify(folder, manifest["files"])
     try:
-        items = pl.read_parquet(folder / "items.parquet")
+        table = folder / "items.parquet"
+        bytes_left_out = not pictures and pl.read_parquet_schema(table).get("cover") == pl.Binary
+        items = read_table(table, "cover" if bytes_left_out else None)
         has_users = "users.parquet" in manifest["files"]
         users = (
             pl.read_parquet(folder / "users.parquet")["user"]

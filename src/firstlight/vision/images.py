@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ import polars as pl
 from PIL import Image
 
 from firstlight.core.errors import InputError
-from firstlight.data.formats import detect_format, read_dataset
+from firstlight.data.formats import ReadOptions, detect_format, read_dataset
 from firstlight.data.formats.columns import COVER_NAMES, find_common
+from firstlight.data.formats.items import ITEM_TABLE, cover_column
+from firstlight.data.parquet import PLACES, column_pieces, row_groups
 from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes
+from firstlight.vision.picture_store import PictureStore, store_pictures
 
 __all__ = ["ImageSet", "UnusableImageError", "open_images"]
 
@@ -28,6 +31,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 #: Columns that name an image, in order of preference, as :func:`~firstlight.data.formats.columns.plain` has them.
 ID_NAMES = ("itemid", "item", "imageid", "id", "movieid", "file", "filename", "path")
 LABEL_NAMES = ("label", "class", "target")
+#: Cells that are turned into Python's bytes at once.
+_TURNED = 64
+#: The column that counts rows, beside those of a file.
+_NUMBER = "\0row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +45,8 @@ class ImageSet:
         ids: Raw id of each row, all different.
         source: Where the images came from.
         content_hash: SHA-256 over ids and bytes; for files, over ids and sizes (a million files would take too long).
-        values: What the images are: bytes, paths relative to ``folder``, or ``{"bytes": …, "path": …}``.
+        values: What the images are: bytes, paths relative to ``folder``, or ``{"bytes": …, "path": …}``. Pictures from
+            Parquet files stay on disk, in a :class:`~firstlight.vision.picture_store.PictureStore`.
         folder: Where paths start.
         labels: ``(n,)`` int64 class of each row, or None.
         classes: Name of each class, or None.
@@ -171,37 +179,34 @@ def _from_tables(
     split: str | None,
 ) -> ImageSet:
     schema = _schema(files[0])
-    image = _column(schema, image_column, "image", path)
-    if image is None:
-        columns = _image_columns(schema)
-        image = find_common(columns, COVER_NAMES) or (columns[0] if len(columns) == 1 else None)
-    if image is None:
+    image = _image_column(schema, _column(schema, image_column, "image", path), path)
+    label = _label_column(schema, _column(schema, label_column, "label", path), path)
+    candidates = _id_columns(schema, _column(schema, id_column, "id", path))
+    if split is not None and "split" not in schema:
         raise InputError(
-            f"cannot tell which column holds the images; columns found: {', '.join(schema)}",
+            f"there is no column 'split', so no part {split!r}",
             path=path,
-            hint="name it with --image-column",
+            hint=f"columns found: {', '.join(schema)}",
         )
-    try:
-        frame = pl.concat([pl.read_parquet(file, glob=False) for file in files])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
-    frame = _of_split(frame, split, path)
-    ids = _ids(frame, _column(schema, id_column, "id", path), path)
-    labels, classes = _labels(frame, _column(schema, label_column, "label", path), path)
-    there = frame[image].is_not_null().to_numpy()
-    rows = np.flatnonzero(there)
+    wanted = [*candidates, *([] if label is None else [label]), *([] if split is None else ["split"])]
+    frame = _facts(files, list(dict.fromkeys(wanted)), path)
+    chosen = np.arange(len(frame)) if split is None else _of_split(frame["split"], split, path)
+    frame = frame[chosen]
+    ids = _ids(frame, candidates, id_column is not None, path)
+    labels, classes = _labels(frame, label, label_column is not None, path)
+    rows, values = _pictures(files, image, chosen)
     if not len(rows):
         raise InputError(f"no row of column {image!r} holds an image", path=path)
-    values = frame[image].gather(rows).to_list()  # polars must not be touched in forked workers
+    ids = [ids[row] for row in rows]
     return ImageSet(
-        ids=[ids[row] for row in rows],
+        ids=ids,
         source=str(path),
-        content_hash=_hash(ids[row].encode() + _content(v) for row, v in zip(rows, values, strict=True)),
+        content_hash=_hash(name.encode() + _content(v) for name, v in zip(ids, values, strict=True)),
         values=values,
         folder=files[0].parent,
         labels=None if labels is None else labels[rows],
         classes=classes,
-        missing=len(ids) - len(rows),
+        missing=len(chosen) - len(rows),
     )
 
 
@@ -213,65 +218,137 @@ def _column(schema: dict[str, Any], name: str | None, role: str, path: Path) -> 
     return name
 
 
-def _of_split(frame: pl.DataFrame, split: str | None, path: Path) -> pl.DataFrame:
-    if split is None:
-        return frame
-    if "split" not in frame.columns:
+def _image_column(schema: dict[str, Any], asked: str | None, path: Path) -> str:
+    columns = _image_columns(schema)
+    if asked is None:
+        asked = find_common(columns, COVER_NAMES) or (columns[0] if len(columns) == 1 else None)
+    if asked is None:
         raise InputError(
-            f"there is no column 'split', so no part {split!r}",
+            f"cannot tell which column holds the images; columns found: {', '.join(schema)}",
             path=path,
-            hint=f"columns found: {', '.join(frame.columns)}",
+            hint="name it with --image-column",
         )
-    part = frame["split"].cast(pl.String)
-    if not (part == split).any():
-        parts = ", ".join(sorted(str(name) for name in part.unique() if name is not None))
-        raise InputError(f"no row belongs to the part {split!r}", path=path, hint=f"parts found: {parts}")
-    return frame.filter(part == split)
+    if asked not in columns and schema[asked] != pl.String:
+        raise InputError(
+            f"column {asked!r} holds neither bytes nor paths but {schema[asked]}",
+            path=path,
+            hint=f"columns with bytes: {', '.join(columns) or 'none'}",
+        )
+    return asked
 
 
-def _ids(frame: pl.DataFrame, column: str | None, path: Path) -> list[str]:
+def _label_column(schema: dict[str, Any], asked: str | None, path: Path) -> str | None:
+    column = asked or find_common(list(schema), LABEL_NAMES)
+    if column is None or _names(schema[column]):
+        return column
+    if asked is not None:
+        raise InputError(f"column {asked!r} cannot be the class: it holds {schema[asked]}", path=path)
+    return None
+
+
+def _id_columns(schema: dict[str, Any], asked: str | None) -> list[str]:
+    """The columns that may hold the names of the images, the best one first."""
+    if asked is not None:
+        return [asked]
+    found = (find_common(list(schema), (name,)) for name in ID_NAMES)
+    return [name for name in found if name is not None and _names(schema[name])]
+
+
+def _names(kind: Any) -> bool:
+    """Whether values of a type can be names or classes."""
+    return bool(kind == pl.String or kind.is_integer())
+
+
+def _facts(files: list[Path], columns: list[str], path: Path) -> pl.DataFrame:
+    """All but the images: some columns of all files, one after the other, and the number of each row."""
+    try:
+        parts = [pl.read_parquet(file, columns=columns, glob=False) for file in files] if columns else []
+        counts = [len(part) for part in parts] or [sum(g.rows for g in row_groups(file)) for file in files]
+        numbers = pl.Series(_NUMBER, np.arange(sum(counts), dtype=np.int64))
+        return pl.concat(parts).with_columns(numbers) if parts else pl.DataFrame([numbers])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
+
+
+def _of_split(parts: pl.Series, split: str, path: Path) -> IntArray:
+    """The rows of a part."""
+    names = parts.cast(pl.String)
+    rows = (names == split).arg_true().to_numpy().astype(np.int64)
+    if not len(rows):
+        found = ", ".join(sorted(str(name) for name in names.unique() if name is not None))
+        raise InputError(f"no row belongs to the part {split!r}", path=path, hint=f"parts found: {found}")
+    return rows
+
+
+def _ids(frame: pl.DataFrame, candidates: list[str], asked: bool, path: Path) -> list[str]:
     """A name for each row; of columns that were not asked for, the first whose names are all different."""
-    if column is not None:
+    for column in candidates:
         names = frame[column].cast(pl.String)
-        if names.null_count() or not names.is_unique().all():
-            fault = "a row without an id" if names.null_count() else "the same id in two rows"
-            raise InputError(f"column {column!r} has {fault}", path=path)
-        return names.to_list()
-    for name in ID_NAMES:
-        found = find_common(frame.columns, (name,))
-        if found is None or not (frame[found].dtype == pl.String or frame[found].dtype.is_integer()):
-            continue
-        names = frame[found].cast(pl.String)
         if not names.null_count() and names.is_unique().all():
             return names.to_list()
+        if asked:
+            fault = "a row without an id" if names.null_count() else "the same id in two rows"
+            raise InputError(f"column {column!r} has {fault}", path=path)
     return [str(row) for row in range(len(frame))]
 
 
-def _labels(frame: pl.DataFrame, column: str | None, path: Path) -> tuple[IntArray | None, list[str] | None]:
+def _labels(
+    frame: pl.DataFrame, column: str | None, asked: bool, path: Path
+) -> tuple[IntArray | None, list[str] | None]:
     """Classes as numbers in the order of their sorted values."""
-    asked = column is not None
-    column = column or find_common(frame.columns, LABEL_NAMES)
     if column is None:
         return None, None
     values = frame[column]
-    if values.null_count() or not (values.dtype == pl.String or values.dtype.is_integer()):
+    if values.null_count():
         if not asked:
             return None, None
-        row = int(values.is_null().arg_true()[0]) + 1 if values.null_count() else None
-        raise InputError(
-            f"column {column!r} cannot be the class: "
-            + ("it is empty here" if row else f"it holds {values.dtype}"),
-            path=path,
-            line=row,
-        )
+        line = int(frame[_NUMBER].filter(values.is_null())[0]) + 1
+        raise InputError(f"column {column!r} cannot be the class: it is empty here", path=path, line=line)
     classes = values.unique().sort()
     return classes.search_sorted(values).to_numpy().astype(np.int64), [str(name) for name in classes]
 
 
+def _pictures(files: list[Path], column: str, chosen: IntArray) -> tuple[IntArray, PictureStore]:
+    """The pictures of chosen rows of Parquet files, laid out where they can be read one by one.
+
+    Args:
+        files: The files; rows are counted through all of them.
+        column: The column with the pictures.
+        chosen: ``(m,)`` rows, ascending.
+
+    Returns:
+        ``(n,)`` which of the chosen rows have a picture, ascending, and the pictures.
+    """
+    there: list[IntArray] = []
+
+    def read() -> Iterator[bytes | str | None]:
+        before = 0
+        for file in files:
+            for first, piece in column_pieces(file, column):
+                start = before + first
+                low, high = np.searchsorted(chosen, [start, start + len(piece)])
+                if high - low < len(piece):
+                    piece = piece.gather(chosen[low:high] - start)
+                there.append(low + np.flatnonzero(piece.is_not_null().to_numpy()))
+                for at in range(0, len(piece), _TURNED):
+                    cells = piece.slice(at, _TURNED).to_list()
+                    yield from (_picture(cell) for cell in cells if cell is not None)
+                del piece  # it is large, and the next one comes
+            before += sum(group.rows for group in row_groups(file))
+
+    store = store_pictures(read())
+    return (np.concatenate(there) if there else np.zeros(0, np.int64)), store
+
+
+def _picture(value: Any) -> bytes | str | None:
+    """The picture in a cell: bytes, or the path where only that is given."""
+    found: bytes | str | None = value.get("bytes") or value.get("path") if isinstance(value, dict) else value
+    return found
+
+
 def _content(value: Any) -> bytes:
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path") or b""
-    return value.encode() if isinstance(value, str) else bytes(value)
+    found = _picture(value) or b""
+    return found.encode() if isinstance(found, str) else found
 
 
 def _hash(parts: Iterable[bytes]) -> str:
@@ -288,23 +365,44 @@ def _from_dataset(path: Path) -> ImageSet | None:
         detect_format(path)
     except InputError:
         return None
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, ReadOptions(pictures=False))
     items = dataset.catalogue.items
     if "cover" not in items.columns:
         return None
+    folder = path if path.is_dir() else path.parent
     covers, ids = items["cover"], dataset.item_ids.cast(pl.String)
-    rows = [row for row, cover in enumerate(covers) if cover]
-    if not rows:
+    values: Sequence[Any]
+    if covers.dtype == PLACES:
+        rows, values = _covers(folder / ITEM_TABLE, covers)
+    else:
+        rows = np.array([row for row, cover in enumerate(covers) if cover], np.int64)
+        values = covers.gather(rows).to_list()
+    if not len(rows):
         return None
-    values, names = covers.gather(rows).to_list(), ids.gather(rows).to_list()
+    names = ids.gather(rows).to_list()
     return ImageSet(
         ids=names,
         source=str(path),
         content_hash=_hash(name.encode() + _content(v) for name, v in zip(names, values, strict=True)),
         values=values,
-        folder=path if path.is_dir() else path.parent,
+        folder=folder,
         missing=len(covers) - len(rows),
     )
+
+
+def _covers(file: Path, places: pl.Series) -> tuple[IntArray, PictureStore]:
+    """The covers of items by their places in an item table: which items have one, and the pictures."""
+    column = cover_column(_schema(file))
+    assert column is not None  # the places are those of its rows
+    rows = places.struct.field("row")
+    items = np.flatnonzero(rows.is_not_null().to_numpy())
+    wanted = rows.gather(items).to_numpy()
+    order = np.argsort(wanted)
+    found, store = _pictures([file], column, wanted[order])
+    stored = np.full(len(items), -1)
+    stored[order[found]] = np.arange(len(found))
+    full = (stored >= 0) & (store.lengths[stored] > 0)
+    return items[full], store.select(stored[full])
 
 
 def _from_files(path: Path, split: str | None) -> ImageSet | None:

@@ -31,6 +31,8 @@ class ReadOptions:
         duplicates: Which of several equal pairs within a part survives: the first or last (by time
             where there are times, else by input order), or their sum.
         on_bad_rows: Stop at the first row that cannot be used, or leave such rows out and count them.
+        pictures: Whether bytes of covers are read. If not, the cover is the place in ``items.parquet`` that has them
+            (:data:`firstlight.data.parquet.PLACES`), for those who read them one by one.
     """
 
     user: str | None = None
@@ -41,6 +43,7 @@ class ReadOptions:
     k_core: tuple[int, int] | None = None
     duplicates: Duplicates = "first"
     on_bad_rows: Literal["error", "skip"] = "error"
+    pictures: bool = True
 
 
 @dataclass(frozen=True)

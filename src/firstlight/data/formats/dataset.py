@@ -29,7 +29,7 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     Raises:
         InputError: A file is missing or is not the one that was written.
     """
-    return clean_dataset(read_dataset_folder(path), options, path)
+    return clean_dataset(read_dataset_folder(path, pictures=options.pictures), options, path)
 
 
 FORMAT = Format("dataset", "a folder with dataset.json", detect, read)

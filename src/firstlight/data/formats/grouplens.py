@@ -16,7 +16,7 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
-from firstlight.data.formats.items import align_items, read_items
+from firstlight.data.formats.items import ITEM_TABLE, align_items, read_items
 from firstlight.data.formats.log import encode_log, scan_delimited
 
 RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
@@ -74,12 +74,12 @@ def _movies(path: Path, problems: Problems) -> pl.DataFrame:
     )
 
 
-def _items(folder: Path, movies: Path, problems: Problems) -> pl.DataFrame:
+def _items(folder: Path, movies: Path, pictures: bool, problems: Problems) -> pl.DataFrame:
     """All item tables of the folder as one; a column counts from the first file that has it."""
     items = _movies(movies, problems)
     more: list[pl.DataFrame] = []
-    if (folder / "items.parquet").is_file():
-        more.append(read_items(folder / "items.parquet", problems, item="movieId"))
+    if (folder / ITEM_TABLE).is_file():
+        more.append(read_items(folder / ITEM_TABLE, problems, item="movieId", pictures=pictures))
     if (folder / "links.csv").is_file():
         more.append(read_items(folder / "links.csv", problems, item="movieId"))
     if (folder / "tags.csv").is_file() and not any("tags" in table.columns for table in more):
@@ -114,7 +114,7 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     table = open_text_table(ratings, separator="::" if old else None, names=RATING_COLUMNS if old else None)
     roles = choose_columns(table.names, options, ratings)
     scan = scan_delimited(table, roles, problems)
-    items = _items(path, movies, problems)
+    items = _items(path, movies, options.pictures, problems)
     user_ids, item_ids, parts = encode_log({"train": scan}, problems, known_items=items["item"])
     catalogue = Catalogue(align_items(items, item_ids))
     log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -11,7 +12,10 @@ from firstlight.core.errors import InputError
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
+from firstlight.data.parquet import picture_columns, read_table
 
+#: The file that item tables with pictures are in.
+ITEM_TABLE = "items.parquet"
 #: What data sets write where they have no text.
 NOT_A_TEXT = ("", "N/A", "n/a", "NaN", "nan", "None", "null", "\\N")
 
@@ -36,7 +40,7 @@ def find_item_column(columns: Sequence[str], wanted: str | None, path: Path) -> 
 
 def read_items(
     path: Path, problems: Problems, *, item: str | None = None, separator: str | None = None,
-    quoted: bool = True, names: list[str] | None = None,
+    quoted: bool = True, names: list[str] | None = None, pictures: bool = True,
 ) -> pl.DataFrame:  # fmt: skip
     """Read an item table, text or Parquet.
 
@@ -47,6 +51,7 @@ def read_items(
         separator: For text; guessed if None.
         quoted: For text: whether ``"`` quotes fields.
         names: For text without a header.
+        pictures: As in :class:`~firstlight.data.formats.base.ReadOptions`.
 
     Returns:
         ``item`` (String, distinct) and the other columns: texts, with null where there is none; ``title``
@@ -55,9 +60,13 @@ def read_items(
     Raises:
         InputError: The file cannot be read or has no id column.
     """
+    schema = None
     if path.suffix == ".parquet":
         try:
-            frame = pl.read_parquet(path, glob=False)
+            schema = pl.Schema(pl.read_parquet_schema(path))
+            cover = cover_column(schema)
+            bytes_left_out = not pictures and cover is not None and schema[cover] == pl.Binary
+            frame = read_table(path, cover if bytes_left_out else None)
         except (pl.exceptions.PolarsError, OSError) as error:
             raise InputError(
                 f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path
@@ -71,7 +80,12 @@ def read_items(
     frame = frame.with_columns(pl.col(key).cast(pl.String).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
     frame = _drop_bad_ids(frame, path, problems)
-    return _name_columns(frame)
+    return _name_columns(frame, frame.schema if schema is None else schema)
+
+
+def cover_column(schema: Mapping[str, Any]) -> str | None:
+    """The column of an item table that holds the covers: bytes by a common name, or whatever is called a cover."""
+    return find_common(picture_columns(schema), COVER_NAMES) or find_common(list(schema), ("cover",))
 
 
 def _drop_bad_ids(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
@@ -89,10 +103,15 @@ def _drop_bad_ids(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.Dat
     return frame.filter(~again)
 
 
-def _name_columns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Give the cover and the title their names, and make everything else text."""
-    pictures = [name for name, dtype in frame.schema.items() if dtype == pl.Binary]
-    cover = find_common(pictures, COVER_NAMES) or find_common(frame.columns, ("cover",))
+def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Give the cover and the title their names, and make everything else text.
+
+    Args:
+        frame: The table.
+        schema: Types of the columns as they are in the file.
+    """
+    pictures = picture_columns(schema)
+    cover = cover_column(schema)
     title = find_common([name for name in frame.columns if name not in pictures], TITLE_NAMES)
     renamed = {
         old: new for old, new in ((cover, "cover"), (title, "title")) if old and new not in frame.columns

@@ -76,7 +76,7 @@ def scan_log(path: Path, options: ReadOptions, problems: Problems) -> tuple[Scan
     return scan_parquet(path, choose, problems), roles
 
 
-def _items_alone(path: Path, items_path: Path | None, problems: Problems) -> Dataset:
+def _items_alone(path: Path, items_path: Path | None, options: ReadOptions, problems: Problems) -> Dataset:
     """Items without interactions, such as new ones to add to a trained model."""
     if items_path is None:
         raise InputError(f"this is not {FORMAT.looks_for}", path=path)
@@ -87,7 +87,7 @@ def _items_alone(path: Path, items_path: Path | None, problems: Problems) -> Dat
             path=path,
             hint="pass the file, or call it interactions.csv or interactions.parquet",
         )
-    items = read_items(items_path, problems)
+    items = read_items(items_path, problems, pictures=options.pictures)
     none = RawPairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     item_ids = order_ids(items["item"])
     catalogue = Catalogue(align_items(items, item_ids))
@@ -112,11 +112,11 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     """
     log_path, items_path = _files(path)
     if log_path is None:
-        return _items_alone(path, items_path, problems)
+        return _items_alone(path, items_path, options, problems)
     scan, roles = scan_log(log_path, options, problems)
     items = None
     if items_path is not None:
-        items = read_items(items_path, problems, item=roles["item"])
+        items = read_items(items_path, problems, item=roles["item"], pictures=options.pictures)
     user_ids, item_ids, parts = encode_log(
         {"train": scan}, problems, known_items=None if items is None else items["item"]
     )

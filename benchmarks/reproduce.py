@@ -67,6 +67,10 @@ BPR = {
     "movielens-lightgcn": ["training.batch_size=8192", "training.epochs=80", "training.eval_every=8"],
 }
 
+#: A learned temperature needs the positive among its alternatives (against all items it is there anyway): without it
+#: the loss has no lower bound, and τ falls to its least.
+BOUNDED = "loss.positive_in_denominator=true"
+
 
 def jobs() -> dict[str, dict[str, Any]]:
     """Every job by name: which data, which recipe, what is laid over it."""
@@ -82,6 +86,8 @@ def jobs() -> dict[str, dict[str, Any]]:
                     continue
                 if method == "bpr" and recipe in BPR:
                     parts = {**parts, "overrides": [*parts["overrides"], *BPR[recipe]]}
+                if method.startswith("learned") and data == "gowalla":
+                    parts = {**parts, "overrides": [BOUNDED]}
                 table[f"{recipe}-{method}"] = {
                     "data": data,
                     "recipe": chosen,

@@ -23,8 +23,8 @@ PICTURE_BYTES = 100_000
 NOTE = (
     "Peak and final resident memory beyond what the process takes before. A file is read a row group at a time, and "
     "its pictures are laid out in a temporary file, of which nothing stays in memory. A file of a single row group, as "
-    "most writers make it by default, takes about one and a half times its size while it is opened. The last row reads all as "
-    "bytes: what holding the pictures would take."
+    "most writers make it by default, takes about one and a half times its size while it is opened. The last row reads "
+    "all as bytes: what holding the pictures would take."
 )
 
 

@@ -16,11 +16,15 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from firstlight.core.errors import DivergenceError, InputError
-from firstlight.training.checkpoint import load_tensors
+from firstlight.training.checkpoint import Checkpoint, load_checkpoint, load_tensors, save_checkpoint
 from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
+from firstlight.training.encoder_loop import EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
+from firstlight.training.loop import Progress
 from firstlight.training.pretrain import pretrain
 from firstlight.training.recipes import list_recipes
 from firstlight.vision.encoder_file import load_encoder
@@ -233,6 +237,37 @@ def test_two_ranks_equal_one_process(images, whole, tmp_path):
     for name in alone:
         if not name.endswith("attn.qkv.bias"):
             assert torch.allclose(alone[name], together[name], atol=2e-4), name
+
+
+def test_checkpoints_of_both_loops_are_the_files_they_were(tmp_path):
+    """Written by hand, as they lie in the folders of runs that were begun long ago."""
+    tensors, shared = (
+        {"objective.x": torch.arange(3.0)},
+        {"phase": "p", "run_hash": "h", "carried": '{"a": 1}'},
+    )
+    encoder = {"epoch": 2, "step": 3, "sums": {"loss": 0.5}, "seconds": 1.5, "history": [{"epoch": 1}]}
+    other = {"epoch": 2, "best": 0.1, "best_epoch": 1, "bad": 0, "seconds": 1.5, "history": []}
+    for kind, note, values in (
+        (EncoderProgress, "encoder_progress", encoder),
+        (Progress, "progress", other),
+    ):
+        path = tmp_path / f"{note}.safetensors"
+        save_file(tensors, path, shared | {note: json.dumps(values)})
+        found = load_checkpoint(path, kind)
+        assert (found.phase, found.run_hash, found.carried) == ("p", "h", {"a": 1})
+        assert found.progress == kind(**values)
+        assert torch.equal(found.tensors["objective.x"], torch.arange(3.0))
+        save_checkpoint(
+            tmp_path / "again.safetensors", Checkpoint("p", "h", kind(**values), {"a": 1}, tensors)
+        )
+        with safe_open(tmp_path / "again.safetensors", framework="pt") as handle:
+            written = handle.metadata()
+        assert written.keys() == {*shared, note}
+        assert json.loads(written[note]) == values
+    with pytest.raises(InputError, match="not a checkpoint of an encoder"):
+        load_checkpoint(tmp_path / "progress.safetensors", EncoderProgress)
+    with pytest.raises(InputError, match="not a checkpoint of a recommender"):
+        load_checkpoint(tmp_path / "encoder_progress.safetensors", Progress)
 
 
 def test_threads_and_workers_are_no_other_run(images, tmp_path):

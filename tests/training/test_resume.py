@@ -21,7 +21,7 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.folder import write_dataset
 from firstlight.training import checkpoint as checkpoint_room
 from firstlight.training.config import build_config
-from firstlight.training.loop import Phase
+from firstlight.training.loop import Phase, Progress
 from firstlight.training.run import train
 from firstlight.training.run_folder import load_run
 from worlds import checkerboard, random_log
@@ -281,7 +281,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     )
     with pytest.raises(DivergenceError, match="epoch 4"):
         train(dataset(), config, tmp_path / "run")
-    kept = checkpoint_room.load_checkpoint(tmp_path / "run" / "checkpoint" / "state.safetensors")
+    kept = checkpoint_room.load_checkpoint(tmp_path / "run" / "checkpoint" / "state.safetensors", Progress)
     assert kept.progress.epoch == 3
 
 

@@ -52,3 +52,30 @@ def test_both_stages_of_refinement():
     assert losses(RefineStage(heads, 0.2), "refine") == pytest.approx(
         [6.8519887092, 6.4934138811, 6.9512791690], rel=CLOSE
     )
+
+
+BLOCK = [
+    *("norm1.weight", "norm1.bias", "attn.qkv.weight", "attn.qkv.bias", "attn.proj.weight", "attn.proj.bias"),
+    *("norm2.weight", "norm2.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias"),
+]
+
+
+def narrow(name: str, last: str) -> list[str]:
+    parts = [f"{name}_embed.weight", f"{name}_embed.bias", *(f"{name}_blocks.0.{part}" for part in BLOCK)]
+    return parts + [f"{name}_{end}" for end in ("norm.weight", "norm.bias", f"{last}.weight", f"{last}.bias")]
+
+
+def test_names_and_order_of_parameters():
+    """Checkpoints hold weights by name, and moments by place: neither may change."""
+    vit = encoder()
+    inside = [name for name, _ in vit.named_parameters()]
+    assert inside[:2] == ["cls_token", "patch_embed.proj.weight"]
+    mae = MAE(MAEConfig(decoder_dim=16, decoder_depth=1, decoder_heads=2), vit, torch_stream(0, "x"))
+    own = [f"encoder.{name}" for name in inside]
+    assert [name for name, _ in mae.named_parameters()] == ["mask_token", *own, *narrow("decoder", "pred")]
+    assert set(mae.state_dict()) - {name for name, _ in mae.named_parameters()} == {"encoder.pos_embed"}
+    config = IJEPAConfig(min_context=4, predictor_dim=16, predictor_depth=1, predictor_heads=2)
+    jepa = IJEPA(config, vit, torch_stream(0, "x"))
+    slow = [f"target.{name}" for name in inside]
+    expected = ["mask_token", *own, *slow, *narrow("predictor", "proj")]
+    assert [name for name, _ in jepa.named_parameters()] == expected

@@ -11,7 +11,7 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.dataset import Dataset
 from firstlight.reports.pictures import CoverRow, Curve, Temperatures, save_cover_sheet, save_overview
-from firstlight.training.checkpoint import load_checkpoint
+from firstlight.training.checkpoint import load_tensors
 from firstlight.training.recommend import recommend
 from firstlight.training.run_folder import Run
 
@@ -62,7 +62,7 @@ def user_temperatures(label: str, run: Run) -> Temperatures | None:
     state = run.path / "checkpoint" / "state.safetensors"
     if run.config.temperature.name != "adaptive-user" or not state.exists():
         return None
-    inverse = load_checkpoint(state).tensors["temperature.w_user"].numpy()
+    inverse = load_tensors(state)["temperature.w_user"].numpy()
     active = run.seen.user_degrees > 0
     return Temperatures(label, 1 / inverse[active].astype(np.float64))
 

@@ -6,9 +6,9 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -16,12 +16,33 @@ from torch import Tensor
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_path
-from firstlight.training.loop import Progress
+
+
+@dataclass
+class PhaseProgress:
+    """Where a phase stands; all of it is in the checkpoint. Each loop notes more.
+
+    Attributes:
+        epoch: Finished epochs.
+        seconds: Training seconds.
+        history: One flat dictionary an epoch.
+    """
+
+    #: What the file calls it, and whose it is.
+    note: ClassVar[str] = "progress"
+    loop: ClassVar[str] = "a phase"
+
+    epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+Noted = TypeVar("Noted", bound=PhaseProgress)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A phase at the end of an epoch.
+class Checkpoint(Generic[Noted]):
+    """A phase between two steps.
 
     Attributes:
         phase: Name of the phase.
@@ -33,7 +54,7 @@ class Checkpoint:
 
     phase: str
     run_hash: str
-    progress: Progress
+    progress: Noted
     carried: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -72,27 +93,31 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"not a readable safetensors file: {error}", path=path) from error
 
 
-def save_checkpoint(target: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(target: Path, checkpoint: Checkpoint[Noted]) -> None:
     """Write ``checkpoint`` over ``target`` atomically."""
     note = {
         "phase": checkpoint.phase,
         "run_hash": checkpoint.run_hash,
-        "progress": json.dumps(asdict(checkpoint.progress)),
+        checkpoint.progress.note: json.dumps(asdict(checkpoint.progress)),
         "carried": json.dumps(checkpoint.carried),
     }
     save_tensors(target, checkpoint.tensors, note)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, kind: type[Noted]) -> Checkpoint[Noted]:
     """Read a checkpoint.
 
+    Args:
+        path: The file.
+        kind: What the loop that wrote it notes.
+
     Raises:
-        InputError: The file is missing or not a checkpoint.
+        InputError: The file is missing or not a checkpoint of this loop.
     """
     tensors = load_tensors(path)
     with safe_open(path, framework="pt") as handle:
         note = handle.metadata() or {}
-    if "progress" not in note:
-        raise InputError("this file is not a firstlight checkpoint", path=path)
-    progress = Progress(**json.loads(note["progress"]))
+    if kind.note not in note:
+        raise InputError(f"this file is not a checkpoint of {kind.loop}", path=path)
+    progress = kind(**json.loads(note[kind.note]))
     return Checkpoint(note["phase"], note["run_hash"], progress, json.loads(note["carried"]), tensors)

@@ -6,26 +6,23 @@ generator states. With several processes each takes its slice of every batch and
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import average_gradients, gather
-from firstlight.core.errors import DivergenceError, InputError
+from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
 from firstlight.core.schedules import warmup_cosine
 from firstlight.core.seeds import torch_stream
-from firstlight.training.checkpoint import load_tensors, save_tensors
+from firstlight.training.checkpoint import PhaseProgress
 from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.optimisers import all_finite
@@ -37,66 +34,19 @@ _PROGRESS_STEPS = 5
 
 
 @dataclass
-class EncoderProgress:
-    """Where a phase stands; all of it is in the checkpoint.
+class EncoderProgress(PhaseProgress):
+    """Where a phase stands, within an epoch too.
 
     Attributes:
-        epoch: Finished epochs.
         step: Finished steps of the epoch that runs.
         sums: Sum of each loss over those steps.
-        seconds: Training seconds.
-        history: One flat dictionary an epoch.
     """
 
-    epoch: int = 0
+    note: ClassVar[str] = "encoder_progress"
+    loop: ClassVar[str] = "an encoder"
+
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class EncoderCheckpoint:
-    """A phase between two steps.
-
-    Attributes:
-        phase: Name of the phase.
-        run_hash: Hash over config and images: a checkpoint continues only the run that wrote it.
-        progress: Where the phase stands.
-        carried: What earlier phases found, as JSON values.
-        tensors: The phase's state.
-    """
-
-    phase: str
-    run_hash: str
-    progress: EncoderProgress
-    carried: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def save(self, target: Path) -> None:
-        """Write over ``target`` atomically."""
-        note = {
-            "phase": self.phase,
-            "run_hash": self.run_hash,
-            "encoder_progress": json.dumps(asdict(self.progress)),
-            "carried": json.dumps(self.carried),
-        }
-        save_tensors(target, self.tensors, note)
-
-    @classmethod
-    def load(cls, path: Path) -> EncoderCheckpoint:
-        """Read a checkpoint.
-
-        Raises:
-            InputError: The file is missing or not a checkpoint.
-        """
-        tensors = load_tensors(path)
-        with safe_open(path, framework="pt") as handle:
-            note = handle.metadata() or {}
-        if "encoder_progress" not in note:
-            raise InputError("this file is not a checkpoint of an encoder", path=path)
-        progress = EncoderProgress(**json.loads(note["encoder_progress"]))
-        return cls(note["phase"], note["run_hash"], progress, json.loads(note["carried"]), tensors)
 
 
 class EncoderPhase:

@@ -14,8 +14,9 @@ from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json, write_json, write_text
 from firstlight.core.hashing import hash_strings
+from firstlight.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from firstlight.training.encoder_config import EncoderTrainingConfig
-from firstlight.training.encoder_loop import EncoderCheckpoint, EncoderPhase
+from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.process import peak_memory_mb
 from firstlight.training.recipes import config_yaml
 from firstlight.training.run_folder import environment, write_metrics
@@ -65,7 +66,7 @@ class EncoderRun:
         self.result: dict[str, Any] | None = None
         self._resumed = self._open(resume)
 
-    def _open(self, resume: bool) -> EncoderCheckpoint | None:
+    def _open(self, resume: bool) -> Checkpoint[EncoderProgress] | None:
         out, state = self.out, self.out / "checkpoint" / "state.safetensors"
         filled = out.exists() and (not out.is_dir() or any(out.iterdir()))
         if not resume:
@@ -95,7 +96,7 @@ class EncoderRun:
         if not state.exists():
             self._begin()
             return None
-        checkpoint = EncoderCheckpoint.load(state)
+        checkpoint = load_checkpoint(state, EncoderProgress)
         if checkpoint.run_hash != self.hash:
             raise self._other()
         self.carried, self.history = checkpoint.carried, checkpoint.carried.pop("history")
@@ -179,10 +180,10 @@ class EncoderRun:
     ) -> None:
         if rank() != 0:
             return
-        checkpoint = EncoderCheckpoint(
+        checkpoint = Checkpoint(
             phase.name, self.hash, phase.progress, {**self.carried, "history": earlier}, phase.state()
         )
-        checkpoint.save(self.out / "checkpoint" / "state.safetensors")
+        save_checkpoint(self.out / "checkpoint" / "state.safetensors", checkpoint)
         write_metrics(self.out, self.history)
         if encoder is not None:
             save_encoder(self.out, encoder())

@@ -11,8 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from firstlight.data.split import carve_validation
 from firstlight.graphs.knn import Finder
 from firstlight.losses.temperature import Temperature, TemperatureStatistics, make_temperature
 from firstlight.models.base import EmbeddingModel, build_model
+from firstlight.training.checkpoint import PhaseProgress
 from firstlight.training.config import RunConfig
 from firstlight.training.optimisers import RowAdam, all_finite, learning_rate
 from firstlight.training.steps import StepComputer
@@ -36,24 +37,20 @@ _PROGRESS_STEPS = 20
 
 
 @dataclass
-class Progress:
-    """Where a phase stands; all of it is in the checkpoint.
+class Progress(PhaseProgress):
+    """Where a phase stands; the seconds are without evaluation.
 
     Attributes:
-        epoch: Finished epochs.
         best: Best value of the selection metric so far.
         best_epoch: Epoch count at which it was reached (1-based), 0 if never evaluated.
         bad: Evaluations since then.
-        seconds: Training seconds, without evaluation.
-        history: One flat dictionary an epoch.
     """
 
-    epoch: int = 0
+    loop: ClassVar[str] = "a recommender"
+
     best: float = -1.0
     best_epoch: int = 0
     bad: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 #: Evaluates a model: name → value.

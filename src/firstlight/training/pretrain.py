@@ -22,6 +22,7 @@ from firstlight.vision.ijepa import IJEPA
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.mae import MAE
+from firstlight.vision.masked import MaskedObjective
 from firstlight.vision.vit import ViT
 
 PHASE = "pretrain"
@@ -112,7 +113,7 @@ def build_objective(config: PretrainConfig) -> MAE | IJEPA:
     return MAE(config.mae, encoder, rng)
 
 
-def _take_over(objective: MAE | IJEPA, start: Path, known: Encoder) -> None:
+def _take_over(objective: MaskedObjective, start: Path, known: Encoder) -> None:
     """Copy weights: of the whole objective where its checkpoint is there, else of the encoder."""
     try:
         objective.start_from(known.vit.state_dict())
@@ -147,7 +148,7 @@ def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _facts(config: PretrainConfig, objective: MAE | IJEPA, loader: ImageLoader) -> dict[str, Any]:
+def _facts(config: PretrainConfig, objective: MaskedObjective, loader: ImageLoader) -> dict[str, Any]:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return {
         "what": f"pre-training by {config.objective}",

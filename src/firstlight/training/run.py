@@ -54,7 +54,7 @@ class _Context:
     out: Path
     hash: str
     emit: Emit
-    resumed: Checkpoint | None
+    resumed: Checkpoint[Progress] | None
     carried: dict[str, Any]
     earlier: list[dict[str, Any]]
     finder: Finder
@@ -141,7 +141,7 @@ def _parts(dataset: Dataset, config: RunConfig) -> dict[str, Interactions]:
     return parts
 
 
-def _open(out: Path, digest: str, resume: bool) -> Checkpoint | dict[str, Any] | None:
+def _open(out: Path, digest: str, resume: bool) -> Checkpoint[Progress] | dict[str, Any] | None:
     """Decide whether to start, to continue from a checkpoint, or to return a finished result."""
     state = out / "checkpoint" / "state.safetensors"
     if not resume:
@@ -165,7 +165,7 @@ def _open(out: Path, digest: str, resume: bool) -> Checkpoint | dict[str, Any] |
         torn.unlink(missing_ok=True)
     if not state.exists():
         return None
-    checkpoint = load_checkpoint(state)
+    checkpoint = load_checkpoint(state, Progress)
     if checkpoint.run_hash != digest:
         raise _other(out)
     return checkpoint

@@ -21,11 +21,9 @@ from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from firstlight.core.distributed import own_slice, world
 from firstlight.vision.crop_config import AreaShare, Range
-from firstlight.vision.layers import Block, start_token, start_weights
+from firstlight.vision.masked import MaskedObjective
 from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups
-from firstlight.vision.positions import sincos_positions
 from firstlight.vision.vit import ViT
-from firstlight.vision.vit_config import ViTConfig
 
 
 class IJEPAConfig(BaseModel):
@@ -91,7 +89,7 @@ def place_blocks(n: int, grid: tuple[int, int], shape: tuple[int, int], rng: tor
     return (rows[:, :, None] * grid[1] + columns[:, None]).flatten(1)
 
 
-class IJEPA(nn.Module):
+class IJEPA(MaskedObjective):
     """The objective; see :class:`firstlight.vision.objective.Objective`.
 
     Args:
@@ -103,32 +101,17 @@ class IJEPA(nn.Module):
         target: The slow copy, which is also what is kept in the end.
     """
 
-    positions: Tensor
+    predictor_embed: nn.Linear
+    predictor_blocks: nn.ModuleList
+    predictor_norm: nn.LayerNorm
+    predictor_proj: nn.Linear
 
     def __init__(self, config: IJEPAConfig, encoder: ViT, rng: torch.Generator) -> None:
-        super().__init__()
-        self.config, self.encoder = config, encoder
+        super().__init__(encoder)
+        self.config = config
         self.target = copy.deepcopy(encoder).requires_grad_(False)
-        shape = encoder.config
-        predictor = ViTConfig(
-            image_size=shape.image_size,
-            patch_size=shape.patch_size,
-            dim=config.predictor_dim,
-            depth=config.predictor_depth,
-            heads=config.predictor_heads,
-            norm_eps=shape.norm_eps,
-        )
-        with torch.device("meta"):  # so that building draws nothing from the global generator
-            self.predictor_embed = nn.Linear(shape.dim, predictor.dim)
-            self.predictor_blocks = nn.ModuleList([Block(predictor) for _ in range(predictor.depth)])
-            self.predictor_norm = nn.LayerNorm(predictor.dim, eps=predictor.norm_eps)
-            self.predictor_proj = nn.Linear(predictor.dim, shape.dim)
-        for part in (self.predictor_embed, self.predictor_blocks, self.predictor_norm, self.predictor_proj):
-            part.to_empty(device="cpu")
-            start_weights(part, rng)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor.dim))
-        start_token(self.mask_token.data, rng)
-        self.register_buffer("positions", sincos_positions(shape.grid, predictor.dim)[None], persistent=False)
+        shape = config.predictor_dim, config.predictor_depth, config.predictor_heads
+        self.add_narrow("predictor", "proj", shape, encoder.config.dim, rng)
         self.spread = 0.0
 
     def loss(self, batch: ImageBatch, rng: torch.Generator) -> dict[str, Tensor]:
@@ -190,10 +173,8 @@ class IJEPA(nn.Module):
         Returns:
             ``(b, t, m, dim)``.
         """
-        encoder, (b, t, m) = self.encoder, targets.shape
-        patches = encoder.embed(images)
-        seen = patches.gather(1, context[..., None].expand(-1, -1, patches.shape[2]))
-        tokens = encoder.finish(encoder.run(encoder.with_prefix(seen), rng=rng)[0])[:, encoder.prefix :]
+        b, t, m = targets.shape
+        tokens = self.encode_visible(images, context, rng)[:, self.encoder.prefix :]
         places = self.positions[0]
         tokens = self.predictor_embed(tokens) + places[context]
         asked = self.mask_token + places[targets.flatten(0, 1)]
@@ -220,7 +201,7 @@ class IJEPA(nn.Module):
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of an encoder, in the slow copy too."""
-        self.encoder.load_state_dict(state)
+        super().start_from(state)
         self.target.load_state_dict(state)
 
     def learned(self) -> ViT:

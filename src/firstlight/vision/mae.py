@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from firstlight.vision.crop_config import AreaShare
-from firstlight.vision.layers import Block, start_token, start_weights
+from firstlight.vision.masked import MaskedObjective
 from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups, uniform
-from firstlight.vision.positions import sincos_positions
 from firstlight.vision.vit import ViT
-from firstlight.vision.vit_config import ViTConfig
 
 
 class MAEConfig(BaseModel):
@@ -66,7 +64,7 @@ def normalised(patches: Tensor) -> Tensor:
     return (patches - mean) / (variance + 1e-6).sqrt()
 
 
-class MAE(nn.Module):
+class MAE(MaskedObjective):
     """The objective; see :class:`firstlight.vision.objective.Objective`.
 
     Args:
@@ -75,32 +73,17 @@ class MAE(nn.Module):
         rng: Stream of the decoder's starting weights.
     """
 
-    positions: Tensor
+    decoder_embed: nn.Linear
+    decoder_blocks: nn.ModuleList
+    decoder_norm: nn.LayerNorm
+    decoder_pred: nn.Linear
 
     def __init__(self, config: MAEConfig, encoder: ViT, rng: torch.Generator) -> None:
-        super().__init__()
-        self.config, self.encoder = config, encoder
-        shape = encoder.config
-        decoder = ViTConfig(
-            image_size=shape.image_size,
-            patch_size=shape.patch_size,
-            dim=config.decoder_dim,
-            depth=config.decoder_depth,
-            heads=config.decoder_heads,
-            norm_eps=shape.norm_eps,
-        )
-        with torch.device("meta"):  # so that building draws nothing from the global generator
-            self.decoder_embed = nn.Linear(shape.dim, decoder.dim)
-            self.mask_token = nn.Parameter(torch.empty(1, 1, decoder.dim))
-            self.decoder_blocks = nn.ModuleList([Block(decoder) for _ in range(decoder.depth)])
-            self.decoder_norm = nn.LayerNorm(decoder.dim, eps=decoder.norm_eps)
-            self.decoder_pred = nn.Linear(decoder.dim, shape.patch_size**2 * shape.channels)
-        for part in (self.decoder_embed, self.decoder_blocks, self.decoder_norm, self.decoder_pred):
-            part.to_empty(device="cpu")
-            start_weights(part, rng)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder.dim))
-        start_token(self.mask_token.data, rng)
-        self.register_buffer("positions", sincos_positions(shape.grid, decoder.dim)[None], persistent=False)
+        super().__init__(encoder)
+        self.config = config
+        shape = config.decoder_dim, config.decoder_depth, config.decoder_heads
+        pixels = encoder.config.patch_size**2 * encoder.config.channels
+        self.add_narrow("decoder", "pred", shape, pixels, rng)
 
     def loss(self, batch: ImageBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Mean over hidden patches of the mean squared error of their pixels.
@@ -141,10 +124,7 @@ class MAE(nn.Module):
             ``(b, hidden, size² · channels)`` predictions, and ``(b, hidden)`` which patches they are.
         """
         encoder, keep = self.encoder, self.visible(order.shape[1])
-        patches = encoder.embed(images)
-        seen = patches.gather(1, order[:, :keep, None].expand(-1, -1, patches.shape[2]))
-        tokens = encoder.finish(encoder.run(encoder.with_prefix(seen), rng=rng)[0])
-        tokens = self.decoder_embed(tokens)
+        tokens = self.decoder_embed(self.encode_visible(images, order[:, :keep], rng))
         places = self.positions[0][order]
         tokens = torch.cat(
             [
@@ -169,11 +149,3 @@ class MAE(nn.Module):
     def figures(self) -> dict[str, float]:
         """Nothing beside the loss."""
         return {}
-
-    def start_from(self, state: dict[str, Tensor]) -> None:
-        """Take over the weights of an encoder."""
-        self.encoder.load_state_dict(state)
-
-    def learned(self) -> ViT:
-        """What the run is for: the encoder."""
-        return self.encoder

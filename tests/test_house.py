@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
+import firstlight
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "firstlight"
 
@@ -32,9 +34,14 @@ FLOORS = {
     "reports": 5,
     "scale": 5,
     "cli": 6,
+    "api": 7,
 }
 #: Loading any of these takes longer than answering --help may.
 HEAVY = ("torch", "polars", "sklearn", "scipy", "numpy", "matplotlib", "PIL", "rich", "safetensors")
+
+
+#: Names that the package itself offers; they are the facade's.
+OFFERED = frozenset(firstlight.__all__) - {"__version__"}
 
 
 class Import(NamedTuple):
@@ -69,6 +76,8 @@ def broken_rules(imports: Iterator[Import]) -> list[str]:
     for file, line, target in imports:
         here, *_ = Path(file).parts
         parts = target.split(".")[1:]
+        if parts and parts[0] in OFFERED:  # ``from firstlight import train`` is an import of the facade
+            parts = ["api", *parts]
         if here not in FLOORS or not parts or parts[0] not in FLOORS:
             continue  # top-level modules (version, __main__) belong to no room
         there = parts[0]
@@ -111,6 +120,9 @@ def test_every_room_is_known():
         ("models/a.py", "from firstlight.data._hidden import thing", 1),
         ("reports/a.py", "from firstlight.pipeline.demo import run_demo", 1),
         ("cli/a.py", "import firstlight\nfrom firstlight.reports.pictures import draw", 0),
+        ("cli/a.py", "from firstlight.api.runs import train", 1),
+        ("cli/a.py", "from firstlight import train", 1),
+        ("api/a.py", "from firstlight.cli.options import validated", 0),
     ],
 )
 def test_the_rule_itself(file, source, broken):
@@ -152,9 +164,18 @@ def test_reading_data_does_not_load_torch():
     assert "torch" not in loaded_after("import firstlight.data.formats, firstlight.data.split")
 
 
-def test_version_is_the_same_everywhere():
-    import firstlight
+def test_the_package_itself_loads_nothing():
+    loaded = loaded_after("import firstlight\nassert 'train' in dir(firstlight)")
+    assert loaded.isdisjoint((*HEAVY, "pydantic", "typer"))
 
+
+def test_reading_through_the_package_does_not_load_torch():
+    assert "torch" not in loaded_after(
+        "import firstlight\nfirstlight.read, firstlight.split, firstlight.inspect"
+    )
+
+
+def test_version_is_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == firstlight.__version__
     assert f"version: {firstlight.__version__}" in (ROOT / "CITATION.cff").read_text()

@@ -206,6 +206,18 @@ def settings(pairs: list[str], option: str = "--set") -> dict[str, Any]:
     return found
 
 
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """``{"linear.epochs": 1}`` as ``{"linear": {"epochs": 1}}``."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *above, last = key.split(".")
+        here = tree
+        for name in above:
+            here = here.setdefault(name, {})
+        here[last] = value
+    return tree
+
+
 def validated(config: type[Config], fields: dict[str, Any], option: str = "--set") -> Config:
     """Build a pydantic config; what it refuses is the user's error, named by field.
 

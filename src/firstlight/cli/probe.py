@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from firstlight.cli.options import command, integers, names, settings, validated
+from firstlight.cli.options import command, integers, names, nested, settings, validated
 from firstlight.cli.output import Answer, draw_table
 from firstlight.cli.progress import TrainingProgress
 from firstlight.core.errors import InputError
@@ -100,18 +100,6 @@ def probe(
 
         write_probe(out, value)
     return Answer(value, lambda console: _draw(console, value, out))
-
-
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """``{"linear.epochs": 1}`` as ``{"linear": {"epochs": 1}}``."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *above, last = key.split(".")
-        here = tree
-        for name in above:
-            here = here.setdefault(name, {})
-        here[last] = value
-    return tree
 
 
 def _draw(target: Console, value: dict[str, Any], out: Path | None) -> None:

@@ -141,11 +141,22 @@ def serve_until_stopped(
 def _token(file: Path | None) -> str | None:
     """The token, without the line's end."""
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        return checked_token(None)
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the token cannot be read ({error})", path=file) from error
+    return checked_token(token, file)
+
+
+def checked_token(token: str | None, source: Path | None = None) -> str | None:
+    """A token as it can be shown by writers; None: as the environment says, or none at all.
+
+    Raises:
+        InputError: It cannot be sent in a header.
+    """
+    if token is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
     if not token.isascii() or not token.isprintable() or not token:
-        raise InputError("a token is one line of ASCII", path=file)
+        raise InputError("a token is one line of ASCII", path=source)
     return token

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
@@ -88,3 +90,47 @@ def load_encoders(paths: Sequence[Path], random_seed: int | None = None) -> dict
     if random_seed is not None:
         found[RANDOM] = random_control(next(iter(found.values())), random_seed)
     return found
+
+
+_SCHEMA = {
+    "encoder": pl.String,
+    "measure": pl.String,
+    "block": pl.Int64,
+    "after_final_norm": pl.Boolean,
+    "pooling": pl.String,
+    "value": pl.Float64,
+    "error": pl.Float64,
+}
+
+
+def measures(found: dict[str, Any]) -> pl.DataFrame:
+    """All that was measured as one table.
+
+    Args:
+        found: From :func:`probe`, or read back from ``probe.json``.
+
+    Returns:
+        ``encoder``, ``measure`` (such as ``3-NN``, ``linear probe``, ``1-shot``, ``clusters: nmi``), ``block``,
+        ``after_final_norm`` and ``pooling`` of the features (null where a measure has no single ones), ``value``, and
+        ``error``: the standard error, or for few labels the deviation over draws.
+    """
+    rows = [row for encoder in found["encoders"] for row in _measures(encoder)]
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+def _measures(encoder: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def row(measure: str, value: float, error: float | None, place: dict[str, Any]) -> dict[str, Any]:
+        where = {name: place.get(name) for name in ("block", "after_final_norm", "pooling")}
+        return {"encoder": encoder["name"], "measure": measure, **where, "value": value, "error": error}
+
+    for entry in encoder.get("knn", []):
+        yield row(f"{entry['k']}-NN", entry["accuracy"], entry["standard_error"], entry)
+    if "linear" in encoder:
+        yield row("linear probe", encoder["linear"]["accuracy"], encoder["linear"]["standard_error"], {})
+    for entry in encoder.get("low_shot", []):
+        yield row(entry["labels"], entry["accuracy"], entry["deviation"], entry)
+    for entry in encoder.get("clusters", []):
+        for name in ("accuracy", "nmi", "ami", "ari", "silhouette", "davies_bouldin"):
+            yield row(f"clusters: {name}", entry[name], None, entry)
+    if "finetuned" in encoder:
+        yield row("fine-tuned", encoder["finetuned"]["accuracy"], encoder["finetuned"]["standard_error"], {})

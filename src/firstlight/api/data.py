@@ -1,0 +1,135 @@
+"""``firstlight data …`` and ``simulate`` as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+from firstlight.api.paths import Data, Place, dataset
+from firstlight.core.choices import one_of
+from firstlight.data.dataset import Dataset
+from firstlight.data.folder import write_dataset
+from firstlight.data.formats import ReadOptions, read_dataset
+from firstlight.data.inspect import Inspection, inspect_path
+from firstlight.data.split import SplitName, SplitOptions, split_dataset
+
+
+class ReaderOptions(TypedDict, total=False):
+    """What counts as an interaction, and where a table keeps it; see :class:`firstlight.data.formats.ReadOptions`."""
+
+    user: str
+    item: str
+    time: str
+    value: str
+    min_value: float
+    k_core: tuple[int, int]
+    duplicates: Literal["first", "last", "sum"]
+    on_bad_rows: Literal["error", "skip"]
+
+
+def _options(options: ReaderOptions) -> ReadOptions:
+    for name, allowed in (("duplicates", ("first", "last", "sum")), ("on_bad_rows", ("error", "skip"))):
+        if name in options:
+            one_of(str(options.get(name)), allowed, name)
+    return ReadOptions(**options)
+
+
+def read(path: Place, **options: Unpack[ReaderOptions]) -> Dataset:
+    """Read a click log, and what is known of its items, in any supported format.
+
+    Args:
+        path: A folder or file.
+        **options: What counts as an interaction: ``user``, ``item``, ``time`` and ``value`` name columns of a table;
+            ``min_value``, ``k_core``, ``duplicates`` and ``on_bad_rows`` as the commands have them.
+
+    Raises:
+        InputError: The format is unknown, or a file is broken; with file, line and what to do.
+    """
+    return read_dataset(Path(path), _options(options))
+
+
+def inspect(path: Place, **options: Unpack[ReaderOptions]) -> Inspection:
+    """Count what is there and list what is wrong, with line numbers.
+
+    Args:
+        path: A folder or file in any supported format.
+        **options: As for :func:`read`.
+
+    Raises:
+        InputError: Nothing can be read at all.
+    """
+    return inspect_path(Path(path), _options(options))
+
+
+def convert(data: Data, out: Place) -> Dataset:
+    """Write a dataset folder.
+
+    Args:
+        data: A dataset, or where one is, in any supported format.
+        out: Folder to write; it must not hold anything.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: ``data`` cannot be read, or ``out`` holds something.
+    """
+    write_dataset(dataset(data), Path(out))
+    return read_dataset(Path(out))
+
+
+def split(
+    data: Data,
+    out: Place | None = None,
+    *,
+    by: SplitName,
+    seed: int = 0,
+    valid_share: float = SplitOptions.valid_share,
+    test_share: float = SplitOptions.test_share,
+) -> Dataset:
+    """Split a dataset into train, valid and test.
+
+    Args:
+        data: A dataset, or where one is; parts that it has are pooled first.
+        out: A folder to write it to, if it is to be kept; it must not hold anything.
+        by: ``random``, ``time``, ``leave-last`` or ``cold-items``; see :mod:`firstlight.data.split`.
+        seed: Seed of the splits that draw at random.
+        valid_share: Share held out for choosing models.
+        test_share: Share held out for final numbers.
+
+    Raises:
+        InputError: ``data`` cannot be read or split so, or ``out`` holds something.
+    """
+    parts = split_dataset(dataset(data), SplitOptions(by, seed, valid_share, test_share))
+    return parts if out is None else convert(parts, out)
+
+
+def simulate(
+    out: Place,
+    *,
+    users: int | None = None,
+    items: int | None = None,
+    seed: int | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Write a generated micro-video world, whose truth is known, and read it.
+
+    Args:
+        out: Folder to write; it must not hold anything.
+        users: Number of users.
+        items: Number of micro-videos.
+        seed: Equal seeds give equal worlds.
+        set: Any other field of :class:`firstlight.data.simulate.SimulationConfig`.
+
+    Raises:
+        InputError: A setting is not one, or ``out`` holds something.
+    """
+    from firstlight.cli.options import validated
+    from firstlight.data.simulate import SimulationConfig, write_simulation
+    from firstlight.data.simulate import simulate as draw
+
+    named = {"n_users": users, "n_items": items, "seed": seed}
+    given = {name: number for name, number in named.items() if number is not None}
+    write_simulation(draw(validated(SimulationConfig, {**(set or {}), **given}, "set")), Path(out))
+    return read_dataset(Path(out))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
+#: Rows of the images that cannot be decoded; the script needs an epoch in which both ranks meet some of them.
+TORN = {1, 4, 9, 12, 17, 21}
 
 
 def free_port() -> int:
@@ -32,11 +38,26 @@ def run_ranks(command: list[str], world: int) -> None:
     assert [process.wait(timeout=900) for process in started] == [0] * world
 
 
+def picture(shade: int) -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 2 * shade, 255 - shade)).save(target, "PNG")
+    return target.getvalue()
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[dict[str, Tensor]]:
+def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
+    pictures = [b"torn" if row in TORN else picture(row) for row in range(26)]
+    ids = [f"cover {row}" for row in range(26)]
+    pl.DataFrame({"item": ids, "image": pictures}).write_parquet(folder / "torn.parquet")
     for world in (1, 2):
-        run_ranks([sys.executable, str(SCRIPT), str(folder / str(world))], world)
+        command = [sys.executable, str(SCRIPT), str(folder / str(world)), str(folder / "torn.parquet")]
+        run_ranks(command, world)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder) -> list[dict[str, Tensor]]:
     return [load_file(folder / str(world)) for world in (1, 2)]
 
 
@@ -67,3 +88,19 @@ def test_losses_gradients_and_state_after_three_updates(results, stage):
     pushed = results[1][f"{stage}.heads.0.queue.rows"]
     assert torch.equal(pushed, results[0][f"{stage}.heads.0.queue.rows"])
     assert int((pushed >= 0).sum()) > 0
+
+
+def test_what_every_rank_says_reaches_all(results):
+    assert bytes(results[1]["texts"].tolist()).decode() == "ein Bär 🐻" + "x" * 300 + "{}"
+    assert torch.equal(results[0]["texts"], results[1]["texts"])
+    assert results[1]["flags"].tolist() == [True, False]
+
+
+def test_images_that_any_rank_could_not_use_are_named(folder):
+    alone, together = (json.loads((folder / f"{world}-run" / "result.json").read_text()) for world in (1, 2))
+    named = alone["images"]["unusable"]
+    assert len(named) >= 4
+    assert named.keys() <= {f"cover {row}" for row in TORN}
+    assert together["images"]["unusable"] == named
+    assert together["last_epoch"]["unusable"] == len(named)
+    assert json.loads((folder / "2-run" / "told.json").read_text()) == sorted(named)  # each of them once

@@ -1,10 +1,11 @@
 """Run by test_two_ranks.py, alone and as two Gloo ranks: the same numbers must come out.
 
-Arguments: the file to write them to (rank 0 alone writes).
+Arguments: the file to write them to (rank 0 alone writes), and a Parquet file of images of which some are torn.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from firstlight.core import distributed
 from firstlight.core.seeds import torch_stream
+from firstlight.training.encoder_config import build_pretrain_config
+from firstlight.training.pretrain import pretrain
 from firstlight.vision.heads import BatchNorm
+from firstlight.vision.images import open_images
 from firstlight.vision.objective import ImageBatch
 from firstlight.vision.refiner import HeadStage, RefineStage
 from refining import head_stage, images
@@ -81,10 +85,44 @@ def normalisation() -> dict[str, Tensor]:
     }
 
 
-def main(target: str) -> None:
+def texts() -> dict[str, Tensor]:
+    """What each rank says, of any length, joined: a process alone says it all at once."""
+    words = ["", "ein Bär 🐻", "x" * 300, "{}"]
+    said = distributed.gather_texts("".join(words[distributed.own_slice(4)]))
+    return {"texts": torch.tensor(list("".join(said).encode()))}
+
+
+def flags() -> dict[str, Tensor]:
+    """The last rank alone sets one."""
+    last = distributed.rank() == distributed.world() - 1
+    return {"flags": torch.tensor([distributed.any_rank(last), distributed.any_rank(False)])}
+
+
+def torn_images(source: str, out: str) -> None:
+    """A short pre-training whose result names every image that any rank could not use."""
+    images = open_images(source)
+    shape = ["encoder.image_size=[8,8]", "encoder.patch_size=4", "encoder.dim=8", "encoder.depth=1"]
+    small = ["encoder.heads=1", "mae.decoder_dim=8", "mae.decoder_heads=1", "mae.decoder_depth=1"]
+    run = ["training.batch_size=8", "training.epochs=1", "training.cache_mb=0"]
+    config = build_pretrain_config(
+        images, overrides=[*shape, *small, *run, "training.checkpoint_minutes=1e-9"]
+    )
+    told: list[str] = []
+    pretrain(
+        images,
+        config,
+        out,
+        emit=lambda name, **values: told.append(values["id"]) if name == "unusable" else None,
+    )
+    if distributed.rank() == 0:
+        (Path(out) / "told.json").write_text(json.dumps(sorted(told)))
+
+
+def main(target: str, source: str) -> None:
     torch.set_num_threads(1)
     with distributed.process_group():
-        found = collectives() | normalisation()
+        found = collectives() | normalisation() | texts() | flags()
+        torn_images(source, f"{target}-run")
         heads = head_stage(head_top_k=3).double()
         found |= updates(heads, "heads", 3)
         found |= updates(RefineStage(heads, 0.2), "refine", 3)
@@ -93,4 +131,4 @@ def main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -73,6 +73,28 @@ def gather(tensor: Tensor, dim: int = 0) -> Tensor:
     return torch.cat(parts, dim=dim)
 
 
+def gather_texts(text: str) -> list[str]:
+    """The texts of all ranks, of any lengths, in rank order."""
+    if world() == 1:
+        return [text]
+    content = torch.frombuffer(bytearray(text.encode() + b"."), dtype=torch.uint8).to(_where())
+    sizes = gather(torch.tensor([len(content)], device=content.device)).tolist()
+    padded = torch.zeros(max(sizes), dtype=torch.uint8, device=content.device)
+    padded[: len(content)] = content
+    rows = gather(padded[None]).cpu().numpy()
+    return [rows[i, : size - 1].tobytes().decode() for i, size in enumerate(sizes)]
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on some rank: the same answer on all of them."""
+    return flag if world() == 1 else bool(gather(torch.tensor([flag], device=_where())).any())
+
+
+def _where() -> str:
+    """Where tensors must be that the group can exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 def gather_with_gradient(tensor: Tensor, dim: int = 0) -> Tensor:
     """:func:`gather` whose gradient is that of the **sum** of all ranks' losses, cut to the own slice."""
     if world() == 1:

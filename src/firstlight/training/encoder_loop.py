@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from firstlight.core.devices import chosen_device
-from firstlight.core.distributed import average_gradients, gather
+from firstlight.core.distributed import any_rank, average_gradients, gather
 from firstlight.core.errors import DivergenceError
 from firstlight.core.events import Emit, silent
 from firstlight.core.schedules import warmup_cosine
@@ -124,15 +124,21 @@ class EncoderPhase:
                     step=progress.step - 1,
                     steps=per_epoch,
                 )
-            due = time.monotonic() - self._since_checkpoint > 60 * self.config.checkpoint_minutes
-            if checkpoint is not None and due and progress.step < per_epoch:
+            if checkpoint is not None and progress.step < per_epoch and self._due():
                 progress.seconds += time.perf_counter() - started
                 self._check_parameters()
+                self.loader.share_unusable()
                 self._save(checkpoint)
                 started = time.perf_counter()
         progress.seconds += time.perf_counter() - started
         self._check_parameters()
+        self.loader.share_unusable()
         self._finish_epoch()
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint; ranks must agree, since they tell each other what it holds."""
+        since = time.monotonic() - self._since_checkpoint
+        return any_rank(since > 60 * self.config.checkpoint_minutes)
 
     def _finish_epoch(self) -> None:
         progress = self.progress

@@ -7,6 +7,7 @@ of workers nor a resumed run changes anything.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from firstlight.core.distributed import own_slice, rank
+from firstlight.core.distributed import gather_texts, own_slice, rank
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import numpy_stream, torch_stream
@@ -101,7 +102,7 @@ class ImageLoader:
     Attributes:
         steps: Steps in an epoch; a last partial batch is dropped.
         cache: The decoded images, or None.
-        unusable: Row → why, of those met so far.
+        unusable: Row → why, of those met so far; those that other ranks met, after :meth:`share_unusable`.
 
     Raises:
         InputError: There are fewer usable images than one batch takes.
@@ -122,10 +123,12 @@ class ImageLoader:
         self.images, self.config, self.batch_size, self.seed = images, config, batch_size, seed
         self.workers, self.device, self.emit = workers, torch.device(device), emit
         self.unusable: dict[int, str] = {}
+        self._shared: set[int] = set()  # what all ranks know of
         self.cache = decode_all(images, cache_bytes, covered(config))
         rows = np.arange(len(images))
         if self.cache is not None:
             self._report(self.cache.unusable)
+            self._shared.update(self.cache.unusable)
             rows = np.delete(rows, list(self.cache.unusable))
         self.rows: Rows = rows
         self.steps = len(rows) // batch_size
@@ -176,6 +179,14 @@ class ImageLoader:
         for row, name in enumerate(self.images.ids if unusable else []):
             if name in unusable:
                 self.unusable[row] = unusable[name]
+                self._shared.add(row)
+
+    def share_unusable(self) -> None:
+        """Tell the other ranks which images could not be used, and learn of theirs; all ranks call it together."""
+        new = {row: why for row, why in self.unusable.items() if row not in self._shared}
+        for text in gather_texts(json.dumps(new)):
+            self._report({int(row): why for row, why in json.loads(text).items()})
+        self._shared.update(self.unusable)
 
     def _checked(self, made: _Made) -> ImageBatch:
         self._report(made.unusable)

@@ -14,6 +14,7 @@ from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
 from firstlight.models.base import Batch
 from firstlight.models.mhcr import MHCR, MHCRConfig
+from firstlight.models.towers import content_input
 
 
 def fill(rows: int, columns: int, s: float, o: float, a: float) -> torch.Tensor:
@@ -313,3 +314,48 @@ def test_a_clicked_item_that_is_cold_hands_on_no_id():
     with torch.no_grad():
         model.item_table[29] = 100.0
     assert torch.allclose(before, model.encode_users(history), atol=1e-6)
+
+
+def test_the_bias_of_content_stands_in_loss_and_score_alike():
+    """The cold softmax against a plain loop, and the same bias in the scores of items that arrive."""
+    model = small(cold_bias_dropout=0.0, user_dropout=0.0, content_dropout=0.0)
+    with torch.no_grad():
+        model.appeal.copy_(torch.linspace(-1, 1, len(model.appeal)))
+    model.calibrate(0.5, 0.25)
+    users, items = torch.tensor([0, 2, 2]), torch.tensor([1, 3, 4])
+    encoded = model.encode(0, torch_stream(0, "step"))
+    loss = model.extra_losses(encoded, Batch(users, items, None))["cold"] / model.config.cold_loss
+    tau, bias = model.config.cold_temperature, content_input(model.content) @ model.appeal
+    logits = F.normalize(encoded.users, dim=1) @ F.normalize(encoded.if_cold, dim=1).T / tau + bias
+    plain = [
+        torch.logsumexp(logits[u][~model.cold], 0) - logits[u, i] for u, i in zip(users, items, strict=True)
+    ]
+    assert torch.allclose(loss, torch.stack(plain).mean(), atol=1e-6)
+
+    cold = [26, 27, 28, 29]
+    vectors = model.encode_items(views_of(model, cold))
+    assert torch.allclose(vectors[:, -1], 0.25 + 0.5 * tau * bias[cold], atol=1e-6)
+    assert torch.allclose(vectors, model.as_if_cold(torch.tensor(cold)), atol=1e-6)
+
+
+def test_content_that_many_like_is_worth_more_to_everybody():
+    """Every user clicks most items that share a feature; another that has it, too, outranks one that has not."""
+    rng = np.random.default_rng(0)
+    marked = np.arange(60) % 2 == 0
+    clicks = rng.random((80, 60)) < np.where(marked, 0.5, 0.05)
+    clicks[:, 56:] = False
+    log = Interactions.from_pairs(*(side.astype(np.int64) for side in clicks.nonzero()), 80, 60)
+    content = np.stack([marked, ~marked, *rng.normal(size=(4, 60)) * 0.3], axis=1).astype(np.float32)
+    views = {"text": FeatureMatrix(content, np.ones(60, bool))}
+    model = MHCR(MHCRConfig(dim=8, cold_bias_dropout=0.0), log, torch_stream(0, "init"), views)
+    optimiser = torch.optim.Adam([model.appeal], lr=0.05)
+    batch = Batch(
+        torch.from_numpy(log.users.astype(np.int64)), torch.from_numpy(log.items.astype(np.int64)), None
+    )
+    for step in range(20):
+        optimiser.zero_grad()
+        model.extra_losses(model.encode(step, torch_stream(step, "step")), batch)["cold"].backward()
+        optimiser.step()
+    bias = model.as_if_cold(torch.arange(56, 60))[:, -1]
+    assert bias[0] > bias[1] + 0.1
+    assert bias[2] > bias[3] + 0.1

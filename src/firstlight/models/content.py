@@ -120,6 +120,13 @@ class ContentModel(EmbeddingModel):
         """
         raise NotImplementedError
 
+    def content_bias(self, rows: ContentRows) -> Tensor | None:
+        """``(n,)`` what an item's content adds to its score for everybody, or None where no such thing is learned.
+
+        In scoring space, before calibration.
+        """
+        return None
+
     def handing(self, rows: ContentRows) -> tuple[Tensor, Tensor | None]:
         """:meth:`content_vectors`, and what such items hand to those who click them.
 
@@ -150,22 +157,25 @@ class ContentModel(EmbeddingModel):
         Returns:
             ``(n, dim + 1)`` in scoring space, calibrated.
         """
-        return self._as_cold(self.content_vectors(content_rows(views, self.view_dims)))
+        rows = content_rows(views, self.view_dims)
+        return self._as_cold(rows, self.content_vectors(rows))
 
     @torch.no_grad()
     def encode_and_hand(self, rows: ContentRows) -> tuple[Tensor, Tensor | None]:
         """``(n, dim + 1)`` as :meth:`encode_items`, and what such items hand on; see :meth:`handing`."""
         vectors, handed = self.handing(rows)
-        return self._as_cold(vectors), handed
+        return self._as_cold(rows, vectors), handed
 
     @torch.no_grad()
     def as_if_cold(self, rows: Tensor) -> Tensor:
         """``(n, dim + 1)`` vectors of catalogue items ``rows`` ``(n,)`` by their content alone, calibrated."""
-        return self._as_cold(self.content_vectors(self.content[rows]))
+        content = self.content[rows]
+        return self._as_cold(content, self.content_vectors(content))
 
-    def _as_cold(self, vectors: Tensor) -> Tensor:
-        offset = self.cold_offset.expand(len(vectors), 1)
-        return torch.cat([vectors * self.cold_scale, offset], dim=1)
+    def _as_cold(self, rows: ContentRows, vectors: Tensor) -> Tensor:
+        bias = self.content_bias(rows)
+        offset = self.cold_offset if bias is None else self.cold_offset + self.cold_scale * bias
+        return torch.cat([vectors * self.cold_scale, offset.expand(len(vectors))[:, None]], dim=1)
 
     @torch.no_grad()
     def histories(self) -> Histories:

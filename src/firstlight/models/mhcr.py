@@ -128,6 +128,8 @@ class MHCR(ItemGraphModel):
         self.attention = Attention(dim, shared, rng)
         self.edges = nn.ParameterList(xavier(width, config.hyperedges, rng) for width in dims)
         self.generator = Generator(sum(dims), config.content_hidden, dim, rng)
+        #: Weights of content in :meth:`content_bias`.
+        self.appeal = nn.Parameter(torch.zeros(sum(dims))) if config.cold_bias else None
         self._cache: tuple[tuple[int, ...], _Learned] | None = None
         self._build_graphs(torch.float32)
 
@@ -360,6 +362,10 @@ class MHCR(ItemGraphModel):
         if not self.config.cold_moves_users:
             users = users.detach()
         users = users / self.config.cold_temperature
+        if self.appeal is not None:
+            appeal = drop(self.appeal, self.config.cold_bias_dropout, encoded.rng)
+            users = torch.cat([users, users.new_ones(len(users), 1)], dim=1)
+            items = torch.cat([items, (content_input(self.content) @ appeal)[:, None]], dim=1)
         against, _ = score_log_sum_exp(users, items[~self.cold])
         liked = (users[slots] * items[batch.positives]).sum()
         loss: Tensor = ((against * counts).sum() - liked) / len(batch.users)
@@ -461,6 +467,13 @@ class MHCR(ItemGraphModel):
     def content_vectors(self, rows: ContentRows) -> Tensor:
         """Items from content: neighbours among warm items, hyperedges as training left them, the generator."""
         return self._from_content(rows)[0]
+
+    @torch.no_grad()
+    def content_bias(self, rows: ContentRows) -> Tensor | None:
+        """What the cold softmax learned to add to an item's logit, times its temperature."""
+        if self.appeal is None or self.config.scoring == "dot":  # the bias was learned beside cosines
+            return None
+        return content_input(rows) @ self.appeal * self.config.cold_temperature
 
     @torch.no_grad()
     def handing(self, rows: ContentRows) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ _PAPER: dict[str, Any] = {
     "content_dropout": 0.0,
     "cold_share": 0.0,
     "cold_loss": 0.0,
+    "cold_bias": False,
     "batch_l2": 1e-4,
     "table_norm": 0.1,
     "side_contrast": 0.01,
@@ -142,6 +143,15 @@ class MHCRConfig(ItemGraphConfig):
     """Its temperature. Content tells items apart less sharply than clicks do: on three splits of MovieLens (small) the
     mean validation Recall@20 (harmonic, cold and warm) was .254 with .2 and input of unit variance for the network,
     .247 with .1 and unit rows."""
+
+    cold_bias: bool = True
+    """Whether content also adds a bias to a cold item's score, linear in it and learned by the cold softmax; ours. Some
+    items are liked by many (a decade, a genre, a well-known name tell), which a cosine can hardly say. On three splits
+    of MovieLens (small) the mean validation Recall@20 of cold items was .2361 with it, .2316 without, warm .2737 and
+    .2736."""
+
+    cold_bias_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of its weights that a training step leaves out."""
 
     cold_moves_users: bool = True
     """Whether it also moves the users' vectors and what items hand to neighbours and hyperedges, or reads them as

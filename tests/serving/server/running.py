@@ -20,6 +20,22 @@ TOKEN = "a-token-for-tests"
 WRITER = {"Authorization": f"Bearer {TOKEN}"}
 
 
+#: What an answer must never hold: paths of the machine, and traces.
+LEAKS = ("Traceback", "/tmp", "/work", "site-packages", "firstlight/", ".py", 'File "')
+
+
+def checked(answer: httpx.Response, *statuses: int) -> httpx.Response:
+    """An answer that is a problem, and says nothing of the machine."""
+    assert answer.status_code in statuses, (answer.status_code, answer.text[:300])
+    if answer.status_code >= 400:
+        assert answer.headers["content-type"] == "application/problem+json"
+        body = answer.json()
+        assert {"type", "title", "status", "detail"} <= set(body)
+        assert body["status"] == answer.status_code
+        assert not [leak for leak in LEAKS if leak in answer.text], answer.text
+    return answer
+
+
 class Running:
     """A server: its address, and its process."""
 

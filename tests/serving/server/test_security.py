@@ -14,7 +14,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from serving.server.running import TOKEN, WRITER, Running, picture, server
+from serving.server.running import TOKEN, WRITER, Running, checked, picture, server
 
 WRITES = [
     ("POST", "/v1/items"),
@@ -25,19 +25,6 @@ WRITES = [
     ("POST", "/v1/reload"),
     ("POST", "/v1/rollback"),
 ]
-LEAKS = ("Traceback", "/tmp", "/work", "site-packages", "firstlight/", ".py", 'File "')
-
-
-def checked(answer: httpx.Response, *statuses: int) -> httpx.Response:
-    """An answer that is a problem, and says nothing of the machine."""
-    assert answer.status_code in statuses, (answer.status_code, answer.text[:300])
-    if answer.status_code >= 400:
-        assert answer.headers["content-type"] == "application/problem+json"
-        body = answer.json()
-        assert {"type", "title", "status", "detail"} <= set(body)
-        assert body["status"] == answer.status_code
-        assert not [leak for leak in LEAKS if leak in answer.text], answer.text
-    return answer
 
 
 def version(live: Running) -> int:

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote
 
 from firstlight.serving.server.metrics import Metrics
 from firstlight.serving.server.problems import Problem, response
@@ -47,8 +48,9 @@ class Guard:
     """ASGI middleware.
 
     The body is read here, whole, bounded in size and time, before anything is done with it; of a write, only after
-    the token was seen. Paths below ``/v1`` reach the application as they were sent, percent-encoded: an id may hold
-    slashes.
+    the token was seen. Who sends it slowly takes no place of those whose requests are there. Paths reach the
+    application as they were sent, percent-encoded: an id may hold slashes, and what the guard looks at and what is
+    routed is one text.
 
     Args:
         app: The application.
@@ -59,6 +61,7 @@ class Guard:
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._running = 0
+        self._arriving: dict[asyncio.Timeout, None] = {}  # in the order in which they began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -75,7 +78,6 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        self._running += 1
         try:
             await self._serve(scope, receive, sending)
         except GoneError:
@@ -88,17 +90,13 @@ class Guard:
                 failure = Problem(500, "The server failed", "this is a bug; its log says more")
                 await response(failure)(scope, receive, sending)
         finally:
-            self._running -= 1
             self._count(scope, status, time.perf_counter() - started)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._running > self._settings.max_requests:
-            raise Problem(503, "Too many requests at once", "try again in a moment", {"Retry-After": "1"})
-        raw = scope.get("raw_path") or scope["path"].encode()
-        if raw.startswith(b"/v1/"):
-            scope = {**scope, "path": raw.decode("latin-1")}
+        # Never the decoded path: "/%761/block%0A" would be no write to the guard, and one to the router.
+        scope = {**scope, "path": (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")}
         if _WRITES.fullmatch(f"{scope['method']} {scope['path']}"):
-            self._check_token(scope)
+            check_token(scope, self._settings)
         body = await self._body(scope, receive)
         given = False
 
@@ -109,25 +107,24 @@ class Guard:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replay, send)
+        if self._running >= self._settings.max_requests:
+            raise Problem(503, "Too many requests at once", "try again in a moment", {"Retry-After": "1"})
+        self._running += 1
+        at_work = True
 
-    def _check_token(self, scope: Scope) -> None:
-        token = self._settings.token
-        if token is None:
-            raise Problem(
-                403,
-                "Writing is off",
-                "this server was started without a token, so nobody may change anything",
-            )
-        given = _header(scope, b"authorization")
-        wanted = b"Bearer " + token.get_secret_value().encode()
-        if not hmac.compare_digest(given, wanted):
-            raise Problem(
-                401,
-                "A token is needed",
-                "writing needs the token that the server was started with (Authorization: Bearer …)",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        def done() -> None:
+            nonlocal at_work
+            self._running -= at_work
+            at_work = False
+
+        async def answering(message: Message) -> None:
+            done()  # who takes the answer slowly does not count
+            await send(message)
+
+        try:
+            await self._app(scope, replay, answering)
+        finally:
+            done()
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         upload = (scope["method"], scope["path"]) == _UPLOAD
@@ -135,23 +132,26 @@ class Guard:
         told = _header(scope, b"content-length")
         if told.isdigit() and int(told[:20]) > limit:
             raise _too_large(limit)
-        parts: list[bytes] = []
-        size = 0
         try:
-            async with asyncio.timeout(self._settings.body_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise GoneError
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise _too_large(limit)
-                    if not message.get("more_body"):
-                        return b"".join(parts)
+            async with asyncio.timeout(self._settings.body_seconds) as clock:
+                self._wait_for(clock)
+                try:
+                    return await _read(receive, limit)
+                finally:
+                    self._arriving.pop(clock, None)
         except TimeoutError:
             problem = Problem(408, "The request did not arrive in time", "", {"Connection": "close"})
             raise problem from None
+
+    def _wait_for(self, clock: asyncio.Timeout) -> None:
+        """One more body is arriving; where too many are, the time of the slowest of them is up."""
+        self._arriving[clock] = None
+        if len(self._arriving) <= self._settings.max_requests:
+            return
+        slowest = next(iter(self._arriving))
+        del self._arriving[slowest]
+        if not slowest.expired():
+            slowest.reschedule(asyncio.get_running_loop().time())
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = _route(scope)
@@ -183,6 +183,45 @@ def _route(scope: Scope) -> str:
                 return f"/v1/{found[1]}/{{id}}"
             return name or raw
     return "other"
+
+
+def check_token(scope: Scope, settings: Settings) -> None:
+    """Let nobody through without the token.
+
+    Raises:
+        Problem: It is missing or another one, or there is none to know.
+    """
+    token = settings.token
+    if token is None:
+        raise Problem(
+            403,
+            "Writing is off",
+            "this server was started without a token, so nobody may change anything",
+        )
+    wanted = b"Bearer " + token.get_secret_value().encode()
+    if not hmac.compare_digest(_header(scope, b"authorization"), wanted):
+        raise Problem(
+            401,
+            "A token is needed",
+            "writing needs the token that the server was started with (Authorization: Bearer …)",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    """A whole body."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body"):
+            return b"".join(parts)
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

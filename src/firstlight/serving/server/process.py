@@ -1,10 +1,11 @@
-"""The server as a process: uvicorn, with a limit on how long a client may take to say what it wants."""
+"""The server as a process: uvicorn, with limits on how long a client may take to ask and to take the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,36 +16,99 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from firstlight.serving.server.app import create_app
+from firstlight.serving.server.guards import HEADERS
+from firstlight.serving.server.problems import Problem, response
 from firstlight.serving.server.settings import Settings
 from firstlight.serving.server.state import OpenBundle
 
 #: Seconds that an idle connection is kept.
 _KEEP_ALIVE = 15
+#: Bytes of an answer that the system holds for a client.
+_HELD = 64 << 10
+#: Bytes of an answer that a client must take in ``take_seconds`` where it does not keep up.
+_LEAST = 16 << 10
 
 
-def _protocol(seconds: float) -> type[H11Protocol]:
-    """Uvicorn's protocol, but the headers of a request must arrive within ``seconds``."""
+def _protocol(settings: Settings) -> type[H11Protocol]:
+    """Uvicorn's protocol for clients that are slow, or no HTTP clients at all.
+
+    The headers of a request must arrive in time, and who asks must also take the answer: a connection that does not
+    take :data:`_LEAST` bytes in ``take_seconds`` is cut, and what waited for it is forgotten.
+    """
 
     class Patient(H11Protocol):
-        _clock: asyncio.TimerHandle | None = None
+        _headers_clock: asyncio.TimerHandle | None = None
+        _answer_clock: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._clock = self.loop.call_later(seconds, transport.close)
+            # What the system holds for a client is not seen here: if it held megabytes, a slow client would look like
+            # one that takes nothing.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HELD)
+            self._headers_clock = self.loop.call_later(settings.header_seconds, self._close)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             incomplete = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
-            if not incomplete and self._clock is not None:
-                self._clock.cancel()
-                self._clock = None
-            elif incomplete and self._clock is None:
-                self._clock = self.loop.call_later(seconds, self.transport.close)
+            if not incomplete and self._headers_clock is not None:
+                self._headers_clock.cancel()
+                self._headers_clock = None
+            elif incomplete and self._headers_clock is None:
+                self._headers_clock = self.loop.call_later(settings.header_seconds, self._close)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._answer_clock is not None and not self.transport.is_closing():
+                self._answer_clock.cancel()
+                self._answer_clock = None
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._watch()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is on its way already
+                self._close()
+                return
+            answer = response(Problem(400, "The request is no HTTP", "", {"Connection": "close"}))
+            head = h11.Response(
+                status_code=400, headers=[*answer.raw_headers, *HEADERS], reason=b"Bad Request"
+            )
+            for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+            self._close()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._clock is not None:
-                self._clock.cancel()
+            for clock in (self._headers_clock, self._answer_clock):
+                if clock is not None:
+                    clock.cancel()
             super().connection_lost(exc)
+
+        def _close(self) -> None:
+            """Close once what was said has been taken, but do not wait for that for ever."""
+            self.transport.close()
+            self._watch()
+
+        def _watch(self) -> None:
+            if self._answer_clock is None:
+                left = self.transport.get_write_buffer_size()
+                self._answer_clock = self.loop.call_later(settings.take_seconds, self._look, left)
+
+        def _look(self, before: int) -> None:
+            self._answer_clock = None
+            if before - self.transport.get_write_buffer_size() < _LEAST:
+                self.transport.abort()
+            else:
+                self._watch()
 
     return Patient
 
@@ -103,7 +167,7 @@ def serve(
         app,
         host=host,
         port=port,
-        http=_protocol(settings.header_seconds),
+        http=_protocol(settings),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -16,8 +16,10 @@ class Settings(BaseModel):
         max_pixels: Largest cover.
         body_seconds: Seconds in which a request must have arrived.
         header_seconds: Seconds in which its first line and headers must have arrived.
+        take_seconds: Seconds in which a client must take a part of its answer; who does not is cut off.
         encode_seconds: Seconds that encoding an item may take, after which its process is replaced.
-        max_requests: Requests at once; more are answered with 503.
+        max_requests: Requests at work at once, more are answered with 503; and bodies that arrive at once, beyond which
+            the slowest is let go.
         max_uploads: Uploads at once.
         max_batch: Lists that are made together.
         poll_seconds: Seconds between two looks for what other processes have written; 0 turns it off.
@@ -33,6 +35,7 @@ class Settings(BaseModel):
     max_pixels: int = Field(default=50_000_000, ge=1)
     body_seconds: float = Field(default=20.0, gt=0)
     header_seconds: float = Field(default=10.0, gt=0)
+    take_seconds: float = Field(default=20.0, gt=0)
     encode_seconds: float = Field(default=30.0, gt=0)
     max_requests: int = Field(default=256, ge=1)
     max_uploads: int = Field(default=16, ge=1)

@@ -56,6 +56,8 @@ async def read_item(request: Request, settings: Settings) -> tuple[str, Content]
         features = {}
     else:
         raise Problem(415, "Unknown content type", "send multipart/form-data or application/json")
+    if max(len(texts), len(features)) > _FIELDS:
+        raise Problem(422, "Too many fields", f"an item has at most {_FIELDS} texts and {_FIELDS} features")
     for name, text in texts.items():
         if name in RESERVED or not name.strip() or len(name) > _NAME or len(text) > _TEXT:
             raise Problem(422, "A field cannot be used", f"{name[:_NAME]!r} is reserved or too long")

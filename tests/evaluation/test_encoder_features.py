@@ -14,7 +14,7 @@ from firstlight.evaluation import encoder_features
 from firstlight.evaluation.encoder_config import FinetuneConfig
 from firstlight.evaluation.encoder_data import open_labelled
 from firstlight.evaluation.encoder_features import Layer, encoder_layers, extract, small_pixels
-from firstlight.evaluation.encoder_finetune import Classifier, finetune
+from firstlight.evaluation.encoder_finetune import Classifier, augmented, finetune
 from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.images import open_images
 from firstlight.vision.vit import ViT, ViTConfig, pool
@@ -131,7 +131,9 @@ def test_a_split_that_does_not_name_two_parts_is_refused(folder, split):
 def test_fine_tuning_learns_and_leaves_the_encoder_alone(folder):
     model, images = encoder(), open_labelled(folder, holdout=0.34)
     before = {name: value.clone() for name, value in model.vit.state_dict().items()}
-    config = FinetuneConfig(epochs=12, batch_size=12, base_rate=0.05, warmup_epochs=1, min_scale=0.5)
+    config = FinetuneConfig(
+        epochs=12, batch_size=12, base_rate=0.05, warmup_epochs=1, min_scale=0.5, augment="plain"
+    )
     losses = []
 
     def listen(name, **values):
@@ -144,6 +146,72 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone(folder):
     assert losses[-1] < losses[0]
     assert all(torch.equal(value, before[name]) for name, value in model.vit.state_dict().items())
     assert (finetune(model, images, config, seed=0) == right).all()
+
+
+def test_strong_augmentation_is_another_training_and_repeats(folder):
+    model, images = encoder(), open_labelled(folder, holdout=0.34)
+
+    def losses(**changes):
+        found = []
+        config = FinetuneConfig(epochs=3, batch_size=6, base_rate=0.01, min_scale=0.5, **changes)
+
+        def listen(name, **values):
+            if name == "epoch":
+                found.append(values["loss"])
+
+        finetune(model, images, config, seed=0, emit=listen)
+        return found
+
+    off = {"operations": 0, "mixup": 0, "cutmix": 0, "erasing": 0, "drop_path": 0}
+    plain = losses(augment="plain")
+    assert losses(augment="strong", **off) == pytest.approx(plain, abs=1e-6)
+    whole = losses()
+    assert whole == losses(augment="strong")  # with all labels it is the default
+    assert len({tuple(whole), tuple(plain)}) == 2
+    for name, on in (
+        ("operations", 2),
+        ("mixup", 0.8),
+        ("cutmix", 1.0),
+        ("erasing", 1.0),
+        ("drop_path", 0.5),
+    ):
+        assert losses(augment="strong", **off | {name: on}) != pytest.approx(plain, abs=1e-6), name
+
+
+def test_augmentation_follows_the_share_of_labels_and_the_width():
+    """§4.3 and §4.4: plain with 1 %, strong from 10 % on; drop path by size, more with all labels."""
+    assert [FinetuneConfig(share=part).strong for part in (0.01, 0.1, 1.0)] == [False, True, True]
+    chances = {
+        part: [FinetuneConfig(share=part).drop_path_of(dim) for dim in (192, 1024, 1280, 2560)]
+        for part in (0.01, 0.1, 1.0)
+    }
+    assert chances == {0.01: [0, 0, 0, 0], 0.1: [0.1, 0.1, 0.2, 0.3], 1.0: [0.1, 0.2, 0.3, 0.3]}
+    assert FinetuneConfig(drop_path=0.05).drop_path_of(1024) == 0.05
+    assert FinetuneConfig(share=0.01, augment="strong").drop_path_of(1024) == 0.1
+
+
+def test_what_training_sees_of_an_image(folder):
+    model, image = encoder(), open_images(folder).load(0)
+    plain = augmented(image, model, FinetuneConfig(augment="plain"), np.random.default_rng(0))
+    strong = augmented(image, model, FinetuneConfig(), np.random.default_rng(0))
+    only_crop = FinetuneConfig(operations=0, erasing=0)
+    assert plain.shape == strong.shape == (3, 16, 16)
+    assert torch.equal(augmented(image, model, only_crop, np.random.default_rng(0)), plain)
+    assert not torch.equal(strong, plain)
+
+
+def test_branches_are_skipped_in_training_alone():
+    model = Classifier(encoder(), 3, torch_stream(0, "head"), drop_path=0.9)
+    images = torch.randn(4, 3, 16, 16, generator=torch_stream(0, "images"))
+    first, second = (model.train()(images, torch_stream(seed, "skipped")) for seed in (0, 1))
+    assert not torch.allclose(first, second)
+    assert torch.equal(model.eval()(images, torch_stream(0, "skipped")), model.train()(images))
+
+
+def test_building_a_classifier_reads_no_global_generator():
+    before = torch.random.get_rng_state()
+    Classifier(encoder(), 3, torch_stream(0, "head"))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_fine_tuning_slows_down_towards_the_input_and_frees_the_positions():

@@ -61,11 +61,7 @@ class ClusterConfig(_Config):
 
 
 class FinetuneConfig(_Config):
-    """Training the whole encoder with labels (§4.3, §4.4).
-
-    Crops and mirror images alone: the mixing of images, erasing and RandAugment of the paper's long recipes are left
-    out, and so is its search for a learning rate.
-    """
+    """Training the whole encoder with labels (§4.3, §4.4), without the paper's search for a learning rate."""
 
     share: float = Field(1.0, gt=0, le=1)
     """Share of every class in the bank that is trained on."""
@@ -87,6 +83,38 @@ class FinetuneConfig(_Config):
     """Share of the target spread over all classes."""
     min_scale: float = Field(0.08, gt=0, le=1)
     """Smallest area of a random crop."""
+    augment: Literal["auto", "plain", "strong"] = "auto"
+    """``plain``: crops and mirror images alone. ``strong``: all of the following besides. ``auto``: strong from a tenth
+    of the labels on, as the paper has it for 1 % (plain), 10 % and all of them (strong)."""
+    operations: int = Field(2, ge=0)
+    """Operations of RandAugment that an image goes through; strong augmentation only, like all below."""
+    magnitude: float = Field(9.0, ge=0, le=10)
+    """Their mean level, from 0 to 10."""
+    magnitude_deviation: float = Field(0.5, ge=0)
+    """Its standard deviation."""
+    mixup: float = Field(0.8, ge=0)
+    """α of mixup, by which half of the steps blend images; 0: never."""
+    cutmix: float = Field(1.0, ge=0)
+    """α of CutMix, by which the other half puts a box of one image into another; 0: never."""
+    erasing: float = Field(0.25, ge=0, le=1)
+    """Chance that a box of an image is erased."""
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    """Chance that the last block skips a branch. None, by width as in the paper: .1 for ViT-L, .2 for ViT-H, .3 for 2B,
+    and .1 more with all labels (2B: not more); below ViT-L .1."""
+
+    @property
+    def strong(self) -> bool:
+        """Whether augmentation is strong."""
+        return self.share >= 0.1 if self.augment == "auto" else self.augment == "strong"
+
+    def drop_path_of(self, dim: int) -> float:
+        """The chance for an encoder of a width; 0 under plain augmentation."""
+        if not self.strong:
+            return 0.0
+        if self.drop_path is not None:
+            return self.drop_path
+        base = 0.3 if dim >= 2560 else 0.2 if dim >= 1280 else 0.1
+        return round(base + 0.1, 1) if self.share == 1 and 1024 <= dim < 2560 else base
 
 
 class ProbeConfig(_Config):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from firstlight.core.errors import DivergenceError
@@ -18,11 +19,13 @@ from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.evaluation.encoder_config import FinetuneConfig
 from firstlight.evaluation.encoder_data import LabelledImages, Part
 from firstlight.evaluation.encoder_subsets import share
-from firstlight.vision.augment import crops
-from firstlight.vision.crop_config import CropConfig, crop_and_flip
+from firstlight.vision.augment import crop_images, to_tensor
+from firstlight.vision.crop_config import crop_and_flip
 from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.images import UnusableImageError
+from firstlight.vision.mixing import mix
 from firstlight.vision.objective import decay_groups
+from firstlight.vision.rand_augment import erase, rand_augment
 from firstlight.vision.refiner import encoder_groups
 from firstlight.vision.vit import ViT, pool
 
@@ -41,22 +44,28 @@ class Classifier(nn.Module):
         encoder: What is copied; it stays as it is.
         n_classes: Number of classes.
         rng: Draws the head's start.
+        drop_path: Chance that training skips a branch of the last block.
     """
 
-    def __init__(self, encoder: Encoder, n_classes: int, rng: torch.Generator) -> None:
+    def __init__(
+        self, encoder: Encoder, n_classes: int, rng: torch.Generator, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         self.pooling = encoder.pooling
-        self.vit = ViT(encoder.vit.config.model_copy(update={"positions": "learned"}), None)
+        changes = {"positions": "learned", "drop_path": drop_path}
+        self.vit = ViT(encoder.vit.config.model_copy(update=changes), None)
         weights = {name: value.clone() for name, value in encoder.vit.state_dict().items()}
         self.vit.load_state_dict(weights, assign=True)
         self.vit.requires_grad_(True)
-        self.head = nn.Linear(self.vit.config.dim, n_classes)
+        with torch.device("meta"):  # so that building draws nothing from the global generator
+            self.head = nn.Linear(self.vit.config.dim, n_classes)
+        self.head.to_empty(device=encoder.vit.pos_embed.device)
         nn.init.trunc_normal_(self.head.weight, std=_START_DEVIATION, generator=rng)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(b, 3, H, W)`` to ``(b, classes)``."""
-        logits: Tensor = self.head(pool(self.vit(images), self.vit.prefix, self.pooling))
+    def forward(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """``(b, 3, H, W)`` to ``(b, classes)``; ``rng`` draws which branches are skipped."""
+        logits: Tensor = self.head(pool(self.vit(images, rng), self.vit.prefix, self.pooling))
         return logits
 
     def groups(self, config: FinetuneConfig) -> list[dict[str, object]]:
@@ -95,23 +104,27 @@ def finetune(
     """
     device = next(encoder.vit.parameters()).device
     bank = images.bank.take(share(images.bank.labels, config.share, seed))
-    model = Classifier(encoder, len(images.classes), torch_stream(seed, "finetune-start")).to(device)
+    drop_path = config.drop_path_of(encoder.vit.config.dim)
+    start = torch_stream(seed, "finetune-start")
+    model = Classifier(encoder, len(images.classes), start, drop_path).to(device)
     batch = min(config.batch_size, len(bank.rows))
     per_epoch = len(bank.rows) // batch
     peak = config.base_rate * batch / _REFERENCE_BATCH
     total, warmup = config.epochs * per_epoch, round(min(config.warmup_epochs, config.epochs / 5) * per_epoch)
     optimiser = torch.optim.AdamW(model.groups(config), lr=peak, betas=_BETAS)
-    views = crop_and_flip(encoder.vit.config.image_size, (config.min_scale, 1.0)).model_copy(
-        update={"mean": encoder.mean, "std": encoder.std}
-    )
     model.train()
     for epoch in range(config.epochs):
         losses = []
-        for step, (inputs, labels) in enumerate(_crops(bank, batch, views, seed, epoch)):
-            rate = warmup_cosine(epoch * per_epoch + step, total, warmup, peak, config.end_rate)
+        for place, (inputs, labels) in enumerate(_crops(bank, batch, encoder, config, seed, epoch)):
+            step = epoch * per_epoch + place
+            rate = warmup_cosine(step, total, warmup, peak, config.end_rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["lr_scale"]
-            losses.append(_step(model, optimiser, inputs.to(device), labels.to(device), config))
+            inputs, targets = _targets(
+                inputs.to(device), labels.to(device), len(images.classes), config, seed, step
+            )
+            skipped = torch_stream(seed, "finetune-skipped", step)
+            losses.append(_step(model, optimiser, inputs, targets, config, skipped))
         mean = float(np.mean(losses))
         if not math.isfinite(mean):
             raise DivergenceError(f"fine-tuning: the loss is {mean} in epoch {epoch + 1}")
@@ -119,16 +132,28 @@ def finetune(
     return _classified(model.eval(), encoder, images.queries, batch)
 
 
+def _targets(
+    inputs: Tensor, labels: Tensor, n_classes: int, config: FinetuneConfig, seed: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Images and the probabilities of their classes, mixed under strong augmentation."""
+    targets = F.one_hot(labels, n_classes).float()
+    if not config.strong:
+        return inputs, targets
+    rng = numpy_stream(seed, "finetune-mix", step)
+    return mix(inputs, targets, rng, mixup_alpha=config.mixup, cutmix_alpha=config.cutmix)
+
+
 def _step(
     model: Classifier,
     optimiser: torch.optim.Optimizer,
     inputs: Tensor,
-    labels: Tensor,
+    targets: Tensor,
     config: FinetuneConfig,
+    skipped: torch.Generator,
 ) -> float:
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
-        logits = model(inputs)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        logits = model(inputs, skipped)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
@@ -136,7 +161,7 @@ def _step(
 
 
 def _crops(
-    bank: Part, batch: int, views: CropConfig, seed: int, epoch: int
+    bank: Part, batch: int, encoder: Encoder, config: FinetuneConfig, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented images and classes of one epoch's steps; the last, partial batch is dropped."""
     order = numpy_stream(seed, "finetune-order", epoch).permutation(len(bank.rows))
@@ -148,10 +173,41 @@ def _crops(
                 image = bank.images.load(row)
             except UnusableImageError:
                 continue  # reported when the features were taken
-            ready.append(crops(image, views, numpy_stream(seed, "finetune-crops", epoch, row))[0])
+            stream = numpy_stream(seed, "finetune-crops", epoch, row)
+            ready.append(augmented(image, encoder, config, stream))
             labels.append(int(bank.labels[at]))
         if ready:
             yield torch.stack(ready), torch.tensor(labels)
+
+
+def augmented(
+    image: Image.Image, encoder: Encoder, config: FinetuneConfig, rng: np.random.Generator
+) -> Tensor:
+    """A crop, half the time mirrored; under strong augmentation through RandAugment, and sometimes a box erased.
+
+    Args:
+        image: RGB.
+        encoder: Gives the size, and the statistics that are taken out.
+        config: What is done.
+        rng: Stream of this image in this epoch.
+
+    Returns:
+        ``(3, H, W)`` float32.
+    """
+    views = crop_and_flip(encoder.vit.config.image_size, (config.min_scale, 1.0))
+    crop = crop_images(image, views, rng)[0]
+    if not config.strong:
+        return to_tensor(crop, encoder.mean, encoder.std)
+    red, green, blue = (round(255 * part) for part in encoder.mean)
+    crop = rand_augment(
+        crop,
+        rng,
+        operations=config.operations,
+        magnitude=config.magnitude,
+        deviation=config.magnitude_deviation,
+        fill=(red, green, blue),
+    )
+    return erase(to_tensor(crop, encoder.mean, encoder.std), config.erasing, rng)
 
 
 @torch.inference_mode()

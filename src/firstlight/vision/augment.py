@@ -114,12 +114,13 @@ def crops(image: Image.Image, config: CropConfig, rng: np.random.Generator) -> l
     Returns:
         One ``(3, h, w)`` float32 tensor a crop.
     """
+    return [to_tensor(made, config.mean, config.std) for made in crop_images(image, config, rng)]
+
+
+def crop_images(image: Image.Image, config: CropConfig, rng: np.random.Generator) -> list[Image.Image]:
+    """The crops of :func:`crops` as pictures, for those who do more to them."""
     sizes = np.array([[image.height, image.width]])
-    found = []
-    for view in config.crops:
-        drawn = draw(view, rng.random((1, UNIFORMS)), sizes)
-        found.append(to_tensor(_crop(image, view, drawn), config.mean, config.std))
-    return found
+    return [_crop(image, view, draw(view, rng.random((1, UNIFORMS)), sizes)) for view in config.crops]
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -1,7 +1,7 @@
 """Every command and every example of the README and the guide runs as it is printed.
 
 ``bash`` blocks are run line by line, ``python`` blocks as one module a page, both in one empty folder a page
-that holds ``clicks.csv``, as a reader's would.
+that holds ``clicks.csv`` and ``new.csv``, as a reader's would.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def runnable(page: Path) -> bool:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with a table of clicks, as current directory."""
+    """A folder with a table of clicks and one of new items, as current directory."""
     from datetime import UTC, datetime
 
     import polars as pl
@@ -59,6 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for part in world.parts.values()
     ]
     pl.concat(tables).with_columns(pl.col("time").cast(pl.Int64)).write_csv(tmp_path / "clicks.csv")
+    (tmp_path / "new.csv").write_text("item,title\nclip-1,tango rehearsal\nclip-2,algebra lecture\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -93,7 +94,7 @@ def test_the_page_runs_as_printed(page, folder):
 
 def test_the_pages_that_show_work_are_run():
     run = {page.relative_to(ROOT).as_posix() for page in PAGES if runnable(page)}
-    pages = ("quickstart", "your-data", "views", "cold-start", "extending", "cli")
+    pages = ("quickstart", "python", "your-data", "views", "cold-start", "extending", "cli")
     assert run >= {"README.md", *(f"docs/{page}.md" for page in pages)}
 
 

@@ -203,10 +203,10 @@ def test_no_view_is_stronger_than_chance_or_than_none():
 
 
 def test_reduced_rows_keep_cosines():
-    wide = torch.randn(60, 700, generator=torch.Generator().manual_seed(0))
-    wide[30:] = wide[:30] + 0.4 * torch.randn(30, 700, generator=torch.Generator().manual_seed(1))
+    wide = torch.randn(60, 1400, generator=torch.Generator().manual_seed(0))
+    wide[30:] = wide[:30] + 0.4 * torch.randn(30, 1400, generator=torch.Generator().manual_seed(1))
     wide[7] = 0
-    for values, tolerance in ((wide, 0.25), (wide[:, :WIDTH], 0.01)):
+    for values, tolerance in ((wide, 0.18), (wide[:, :WIDTH], 0.01)):
         small = torch.from_numpy(reduced(values)).float()
         assert small.shape == (60, WIDTH)
         assert not small[7].any()

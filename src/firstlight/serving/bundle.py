@@ -149,11 +149,10 @@ class Bundle(Store):
         Raises:
             InputError: It is not in the catalogue.
         """
-        snapshot = self.snapshot
-        row = snapshot.row(item)
-        if row is None:
+        texts = self.snapshot.texts_of(item)
+        if texts is None:
             raise InputError(f"item {item!r} is unknown", path=self.folder)
-        return snapshot.item(row)
+        return texts
 
     # Writing
 
@@ -351,7 +350,7 @@ class Bundle(Store):
             FirstlightError: Another writer is at work, or the disk is full. Nothing changes then.
         """
         with self._writing():
-            before, snapshot = self._manifest, self.snapshot
+            before, snapshot, touched = self._manifest, self.snapshot, self._touched
             if version == before.version:
                 return version
             old = self._journal.at(before, version)
@@ -364,7 +363,7 @@ class Bundle(Store):
                 self._take(after)  # reads and checks every file
                 self._journal.publish(after)
             except FirstlightError:
-                self._manifest, self._snapshot = before, snapshot
+                self._manifest, self._snapshot, self._touched = before, snapshot, touched
                 raise
             self._signature = self._journal.signature()
             return self.version

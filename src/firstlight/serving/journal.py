@@ -34,6 +34,8 @@ from firstlight.serving.segment import Segment
 MANIFEST = "manifest.json"
 SEGMENTS = "segments"
 LOCK = "lock"
+#: A server that takes over another catalogue's additions has not finished yet; see ``server/carry.py``.
+CARRY = "carry.json"
 FORMAT_VERSION = 1
 #: Seconds between two looks at a lock that another writer holds.
 _LOOK_AGAIN = 0.02
@@ -256,7 +258,7 @@ class Journal:
         """
         named = {entry.file for entry in manifest.segments} if manifest else set()
         base = manifest.base if manifest else ""
-        known = {MANIFEST, LOCK, SEGMENTS, base, f"{base}.index"}
+        known = {MANIFEST, LOCK, SEGMENTS, CARRY, base, f"{base}.index"}
         found = [path for path in self._children("") if path.name not in known]
         return sorted(found + [path for path in self._children(SEGMENTS) if path.name not in named])
 

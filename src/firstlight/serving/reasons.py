@@ -5,9 +5,9 @@ titles. So a likeness is counted in standard deviations above that of two items 
 one in which the recommended item and the item of the history that explains it are most alike; none, if they are no
 more alike than any two.
 
-What is compared are unit rows of the views, a byte a column, projected where a view is wide: the strongest view was the
-same as with whole rows for 96.6 % of pairs of MovieLens (small), and for all whose best two views lie a deviation
-apart.
+What is compared are unit rows of the views, a byte a column, and projected where a view is very wide. On MovieLens
+(small) the strongest view was the same as with whole rows for 99.8 % of pairs, and for all whose best two views lie a
+deviation apart; had the 304 columns of its covers been projected to 256, for 96.6 %, and for all of those, too.
 
 *Hyperedges* are MHCR's, where they count in the score: soft groups of items that training found, one set a view. An
 item's is the one with the highest weight in its strongest view, told by the clicked items that weigh most in it.
@@ -32,7 +32,7 @@ from firstlight.serving.extras import Array
 
 FORMAT_VERSION = 1
 #: Columns of a view that are kept as they are; wider ones are projected.
-WIDTH = 256
+WIDTH = 512
 #: Items that are kept to tell a hyperedge by, and pairs that a view's usual likeness is taken from.
 MEMBERS, PAIRS = 8, 4096
 

@@ -210,6 +210,11 @@ class Snapshot:
         found: dict[str, str | None] = self.base.table.row(row, named=True)
         return {name: value for name, value in found.items() if name != "item"}
 
+    def texts_of(self, item: str) -> dict[str, str | None] | None:
+        """Text columns of an item; None if it is not in the catalogue."""
+        row = self.row(item)
+        return None if row is None else self.item(row)
+
     def advanced(self, version: int, segments: Sequence[Segment]) -> Snapshot:
         """The next version; this one stays as it is."""
         alive, rules, removed, taken = self.alive, self.rules, set(self.removed), dict(self.taken)

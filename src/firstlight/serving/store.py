@@ -31,10 +31,11 @@ class Store:
         self.folder, self.wait = Path(folder), 10.0
         self._journal = Journal(self.folder)
         self._run = run
-        self._turn = threading.RLock()  # guards the three below
+        self._turn = threading.RLock()  # guards the four below
         self._signature: Signature = None
         self._manifest = Manifest()
         self._snapshot: Snapshot | None = None
+        self._touched: dict[str, Entry] = {}  # id → the last segment that added or removed it
 
     @property
     def snapshot(self) -> Snapshot:
@@ -85,30 +86,33 @@ class Store:
     def additions(self) -> Additions:
         """Items of this version that came by addition and not by training, with what is kept of their content.
 
-        Raises:
-            InputError: A segment is missing, torn or changed.
+        A segment that is missing, torn or changed is an error when content is read of it.
         """
         with self._turn:
-            snapshot, entries, base = self.snapshot, self._manifest.segments, self.snapshot.base.additions
-            places: dict[str, tuple[Entry | None, int]] = {
-                item: (None, at) for at, item in enumerate(base.ids)
-            }
-            changed = {snapshot.ids.name(row) for row in snapshot.texts}
-            for entry in entries if changed else ():
-                places |= dict.fromkeys(self._journal.load(entry).table["item"], (entry, 0))
+            snapshot, touched = self.snapshot, dict(self._touched)
+        base = snapshot.base.additions
+        places: dict[str, int | Entry] = {item: at for at, item in enumerate(base.ids)}
+        places |= touched
         ids = [item for item in places if snapshot.row(item) is not None]
         held: tuple[Entry, dict[str, bytes]] | None = None
 
         def read(at: int) -> bytes:
             nonlocal held
-            entry, place = places[ids[at]]
-            if entry is None:
+            place = places[ids[at]]
+            if isinstance(place, int):
                 return base.read(place)
-            if held is None or held[0] != entry:  # one segment at a time: they may be large
-                held = (entry, self._journal.contents(entry))
+            if held is None or held[0] != place:  # one segment at a time: they may be large
+                held = (place, self._journal.contents(place))
             return held[1][ids[at]]
 
         return Additions(ids, read)
+
+    def touched(self, since: int) -> frozenset[str] | None:
+        """Raw ids of items that were added or removed after a version; None where that cannot be told any more."""
+        with self._turn:
+            if since not in self._manifest.versions():
+                return None
+            return frozenset(item for item, entry in self._touched.items() if entry.version > since)
 
     def _take(self, manifest: Manifest) -> None:
         known, old = self._manifest, self._snapshot
@@ -131,6 +135,10 @@ class Store:
                 raise InputError("the vectors of this segment do not fit", path=path)
         self._snapshot = old.advanced(manifest.version, segments)
         self._manifest = manifest
+        touched = dict(self._touched) if count else {}
+        for entry, segment in zip(manifest.segments[count:], segments, strict=True):
+            touched |= dict.fromkeys([*segment.removed, *segment.table["item"]], entry)
+        self._touched = touched
 
     def _base(self, manifest: Manifest) -> Base:
         """The base that a manifest names, checked."""
@@ -167,4 +175,5 @@ class Store:
             manifest = Manifest(base_hash=self._run.fingerprint)
         after = self._journal.append(manifest, segment)
         self._snapshot = self.snapshot.advanced(after.version, [segment])
+        self._touched |= dict.fromkeys([*segment.removed, *segment.table["item"]], after.segments[-1])
         self._manifest, self._signature = after, self._journal.signature()

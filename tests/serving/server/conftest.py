@@ -37,6 +37,20 @@ def pristine(trained: dict[str, Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def grouped(trained: dict[str, Path]) -> dict[str, Path]:
+    """Another model on the same data, with hyperedges and a rule of its own for new users; nobody changes it."""
+    from firstlight.cli.app import run
+
+    folder = trained["run"].parent
+    made, bundle = folder / "grouped-run", folder / "grouped"
+    sets = ("model.dim=8", "training.batch_size=64", "model.hyper_weight=0.3", "model.hyperedges=5")
+    words = ["train", folder / "data", "--model", "mhcr", "--epochs", 3, "--threads", 1, "--out", made]
+    assert run([str(word) for word in [*words, *(x for one in sets for x in ("--set", one))]]) == 0
+    assert run(["export", str(made), str(bundle)]) == 0
+    return {"run": made, "bundle": bundle}
+
+
+@pytest.fixture(scope="session")
 def live(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests that only add items of their own."""
     with server(Path(shutil.copytree(pristine, tmp_path_factory.mktemp("live") / "bundle"))) as running:

@@ -18,14 +18,13 @@ from starlette.staticfiles import StaticFiles
 import firstlight
 from firstlight.serving.approximate import ApproximateIndex
 from firstlight.serving.server import metrics, problems, schemas
-from firstlight.serving.server.guards import Guard
+from firstlight.serving.server.guards import Guard, check_token
 from firstlight.serving.server.problems import Json, Problem
 from firstlight.serving.server.settings import Settings
 from firstlight.serving.server.state import OpenBundle, State
 from firstlight.serving.server.uploads import read_item
 
-#: Only for the description: the guard has seen the token before a body is read.
-TOKEN = Depends(HTTPBearer(auto_error=False, description="The token that the server was started with."))
+_BEARER = HTTPBearer(auto_error=False, description="The token that the server was started with.")
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -37,23 +36,21 @@ def _problems(texts: dict[int, str]) -> Responses:
     }
 
 
-WRONG = _problems(
-    {
-        400: "Not readable",
-        404: "Unknown",
-        408: "Too slow",
-        413: "Too large",
-        422: "Not valid",
-        503: "Busy",
-    }
-)
+SELDOM = _problems({408: "Too slow", 413: "Too large", 503: "Busy, or not ready"})
+WRONG = SELDOM | _problems({400: "Not readable", 404: "Unknown", 422: "Not valid"})
 WRONG_WRITE = WRONG | _problems({401: "No token", 403: "Writing is off", 409: "In the way", 415: "Type"})
 Words = Annotated[str, Query(max_length=512, description="What an id or a title must hold.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
+
+async def _authorised(request: Request, _: Annotated[Any, Depends(_BEARER)]) -> None:
+    """Look at the token once more: what is routed here is a write, whatever the guard took its path for."""
+    check_token(request.scope, state_of(request).settings)
+
+
 read = APIRouter(prefix="/v1", responses=WRONG, tags=["read"])
-write = APIRouter(prefix="/v1", responses=WRONG_WRITE, tags=["write"], dependencies=[TOKEN])
-about = APIRouter(tags=["about"])
+write = APIRouter(prefix="/v1", responses=WRONG_WRITE, tags=["write"], dependencies=[Depends(_authorised)])
+about = APIRouter(responses=SELDOM, tags=["about"])
 
 
 def create_app(open_bundle: OpenBundle, path: Path, settings: Settings | None = None) -> FastAPI:
@@ -130,7 +127,7 @@ async def live() -> Response:
     return Json({"status": "ok"})
 
 
-@about.get("/health/ready", responses={503: {"model": schemas.ProblemBody}})
+@about.get("/health/ready")
 async def ready(request: Request) -> Response:
     """Whether lists can be made."""
     state = state_of(request)
@@ -144,7 +141,8 @@ async def version(request: Request) -> Response:
     """What is running, and on what."""
     state = state_of(request)
     snapshot = state.served.bundle.snapshot
-    used = state.catalogue.on(snapshot).index
+    on = state.catalogue.on(snapshot)
+    used, reasons = on.index, snapshot.base.reasons
     return Json(
         {
             "firstlight": firstlight.__version__,
@@ -153,6 +151,9 @@ async def version(request: Request) -> Response:
             "users": len(snapshot.base.user_ids),
             "index": used.about["kind"] if isinstance(used, ApproximateIndex) else "exact",
             "takes_new_items": state.served.encoder is not None,
+            "histories": "model" if on.new_users.by_model else "fold-in",
+            "views": [view.name for view in reasons.views] if reasons else [],
+            "hyperedges": reasons is not None and reasons.hyperedges,
         }
     )
 
@@ -305,9 +306,13 @@ async def boost(request: Request, asked: dict[schemas.Id, schemas.Finite]) -> Re
     return Json(await state_of(request).change(lambda bundle: bundle.boost(asked)))
 
 
-@write.post("/reload", response_model=schemas.Version)
+@write.post("/reload", response_model=schemas.Reloaded)
 async def reload(request: Request) -> Response:
-    """Serve what stands in the bundle's place now; no request is dropped."""
+    """Serve what stands in the bundle's place now; no request is dropped.
+
+    What was added to the old bundle is encoded again by the new one; what was removed stays out; blocks and boosts
+    stay.
+    """
     return Json(await state_of(request).reload())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -11,26 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from firstlight.core.topk import top_k_rows
-from firstlight.models.content import fit_fold
 from firstlight.serving.approximate import ApproximateIndex, open_index
 from firstlight.serving.base import Base
 from firstlight.serving.bundle import Bundle
+from firstlight.serving.histories import NewUsers
 from firstlight.serving.index import ExactIndex, Found, Query
 from firstlight.serving.server.problems import Problem
 from firstlight.serving.server.projection import Projection
 from firstlight.serving.server.schemas import RecommendRequest, SimilarRequest
+from firstlight.serving.server.why import explain
 from firstlight.serving.snapshot import Snapshot
 
 Ask = RecommendRequest | SimilarRequest
 Answer = dict[str, Any]
 IntArray = npt.NDArray[np.int64]
 
-#: Items of a history, by row, that are looked through for the one most like a recommendation.
-_WHY_AMONG = 2000
 #: Users who would like a new item, and items that it is like, as an upload is answered.
 AUDIENCE, LIKE = 20, 12
 
@@ -62,32 +60,9 @@ class OnBase:
         return pl.DataFrame([ids, title.str.to_lowercase().alias("title")])
 
     @cached_property
-    def _constant(self) -> bool:
-        """Whether the last coordinate of every user is one: what the offset of cold items is multiplied by."""
-        users = self.base.user_vectors
-        return users.shape[1] > 1 and len(users) > 0 and bool((users[:, -1] == 1).all())
-
-    @cached_property
-    def _fold(self) -> tuple[Tensor, bool]:
-        """The map from histories to users, and whether users have unit length."""
-        width = self.base.dim - self._constant
-        users = self.base.user_vectors[:, :width]
-        items, log = self.base.item_vectors[:, :width], self.base.seen
-        clicked = torch.from_numpy(log.user_degrees > 0)
-        lengths = users[clicked].norm(dim=1)
-        unit = bool(len(lengths)) and torch.allclose(lengths, torch.ones_like(lengths), atol=1e-4)
-        return fit_fold(items, users, log), unit
-
-    def user_of(self, vectors: Tensor) -> Tensor:
-        """``(dim,)`` vector of a user with a history of item vectors ``(n, dim)``.
-
-        The mean of the history, mapped to where training put the users of such histories; see
-        :func:`firstlight.models.content.fold_in`. Items that came after training count like the others.
-        """
-        weights, unit = self._fold
-        made = vectors[:, : len(weights) - 1].mean(dim=0) @ weights[:-1] + weights[-1]
-        made = F.normalize(made, dim=0) if unit else made
-        return torch.cat([made, made.new_ones(1)]) if self._constant else made
+    def new_users(self) -> NewUsers:
+        """Makes users of histories."""
+        return NewUsers(self.base)
 
 
 class Catalogue:
@@ -102,6 +77,7 @@ class Catalogue:
         self.bundle, self._kind = bundle, index
         self._on = OnBase(bundle.snapshot.base, ExactIndex())
         self._map: tuple[Base, Projection] | None = None
+        self._drawing = threading.Lock()
 
     def prepare(self) -> None:
         """Read, and build what lists need, before readers do."""
@@ -109,7 +85,8 @@ class Catalogue:
         if self._on.base is base and isinstance(self._on.index, ApproximateIndex):
             return
         on = OnBase(base, open_index(base, self._kind))
-        assert on.users is not None
+        # Every file is read, or its hash checked, before somebody waits for it.
+        _ = on.users, base.extras, base.reasons, base.rule
         self.bundle.snapshot.vectors()
         self._on = on
 
@@ -158,7 +135,7 @@ class Catalogue:
             history = np.array(sorted(set(snapshot.rows_of(ask.history or []))), np.int64)
             if not len(history):
                 raise Problem(404, "Unknown history", "no item of the history is known")
-            vector = on.user_of(snapshot.vectors()[torch.from_numpy(history)])
+            vector = on.new_users.vector(snapshot, history)
         exclude = np.union1d(history, np.array(snapshot.rows_of(ask.exclude), np.int64))
         candidates = None
         if ask.candidates is not None:
@@ -197,27 +174,10 @@ class Catalogue:
         return [{"user": str(base.user_ids[at]), "score": score} for at, score in pairs if at >= 0]
 
     def _explained(self, snapshot: Snapshot, best: Found, history: IntArray) -> list[Answer]:
-        """A list with the item of the history that is most like each."""
-        history = history[-_WHY_AMONG:]
-        reasons: list[int | None] = [None] * len(best.rows)
-        if len(history) and len(best.rows):
-            vectors = snapshot.vectors()
-            past = F.normalize(vectors[torch.from_numpy(history)], dim=1)
-            likeness = vectors[torch.from_numpy(best.rows)] @ past.T
-            reasons = [int(history[at]) for at in likeness.argmax(dim=1).tolist()]
-        titles: dict[int, str | None] = {}
-
-        def why(row: int | None) -> Answer | None:
-            if row is None:
-                return None
-            if row not in titles:
-                titles[row] = snapshot.item(row).get("title")
-            return {"item": snapshot.ids.name(row), "title": titles[row], "view": None}
-
-        return [
-            {**self.item(snapshot, int(row)), "score": float(score), "why": why(reason)}
-            for row, score, reason in zip(best.rows.tolist(), best.scores.tolist(), reasons, strict=True)
-        ]
+        """A list with what explains each item."""
+        reasons = explain(snapshot, best.rows, history)
+        pairs = zip(best.rows.tolist(), best.scores.tolist(), reasons, strict=True)
+        return [{**self.item(snapshot, row), "score": score, "why": why} for row, score, why in pairs]
 
     # Items and users
 
@@ -309,7 +269,8 @@ class Catalogue:
     def map(self, limit: int) -> Answer:
         """Items in two dimensions."""
         snapshot = self.bundle.snapshot
-        kept = self._map
-        if kept is None or kept[0] is not snapshot.base:
-            self._map = kept = (snapshot.base, Projection.fit(snapshot))
+        with self._drawing:  # who asks meanwhile waits, and does not draw it, too
+            kept = self._map
+            if kept is None or kept[0] is not snapshot.base:
+                self._map = kept = (snapshot.base, Projection.fit(snapshot))
         return {"version": snapshot.version, "items": kept[1].place(snapshot, limit)}

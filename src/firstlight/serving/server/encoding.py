@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.encoder import ContentEncoder
+from firstlight.serving.extras import Extras
 from firstlight.serving.pictures import thumbnail
 from firstlight.vision.decoder import UnusableImageError
 
@@ -41,13 +43,13 @@ class Content:
     """What a new item brings.
 
     Attributes:
-        texts: Text columns.
+        texts: Text columns; texts, lists of them, or numbers.
         cover: A picture file, or None.
         features: Name → values.
         max_pixels: Largest picture.
     """
 
-    texts: dict[str, str]
+    texts: dict[str, Any]
     cover: bytes | None = None
     features: dict[str, list[float]] = field(default_factory=dict)
     max_pixels: int = 50_000_000
@@ -55,10 +57,11 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What becomes of it: ``(dim,)`` vector in scoring space, and a small cover."""
+    """What becomes of it: ``(dim,)`` vector in scoring space, a small cover, and rows ``(1, ·)`` beside the vector."""
 
     vector: npt.NDArray[np.float32]
     cover: bytes | None
+    extras: Extras = field(default_factory=dict)
 
 
 class RefusedError(Exception):
@@ -90,10 +93,10 @@ def encode(encoder: ContentEncoder, content: Content) -> Encoded:
         for name, values in content.features.items()
     }
     try:
-        vector = encoder.encode(Catalogue(pl.DataFrame(columns), features), None)
+        placed = encoder.place(Catalogue(pl.DataFrame(columns), features), None)
     except InputError as error:
         raise RefusedError(f"{error.problem}" + (f"; {error.hint}" if error.hint else "")) from error
-    return Encoded(vector[0].to(torch.float32).numpy(), cover)
+    return Encoded(placed.vectors[0].to(torch.float32).numpy(), cover, placed.extras)
 
 
 def _serve(pipe: Connection, opener: Opener) -> None:
@@ -101,6 +104,8 @@ def _serve(pipe: Connection, opener: Opener) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the server ends this one
     with suppress(OSError):
         os.nice(_NICE)
+    with suppress(OSError):  # Linux: where memory runs out, it is this process that must go
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     torch.set_num_threads(1)
     encoder = opener().encoder()
     pipe.send(True)

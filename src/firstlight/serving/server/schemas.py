@@ -10,8 +10,9 @@ MAX_IDS, MAX_K, MAX_BATCH = 10_000, 1000, 256
 
 Id = Annotated[str, Field(min_length=1, max_length=512)]
 Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Length = Annotated[int, Field(ge=1, le=MAX_K)]
+#: Numbers of a body are numbers: "2" and true are refused.
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Length = Annotated[int, Field(ge=1, le=MAX_K, strict=True)]
 #: Fields that content may not be named by: they mean something else to a catalogue.
 RESERVED = frozenset({"item", "id", "row", "cover", "clip", "role", "arrived", "features", "replace"})
 
@@ -32,7 +33,7 @@ class RecommendRequest(BaseModel):
     k: Length = 20
     exclude: Ids = Field(default=[], description="Items that must not be in the list.")
     candidates: Ids | None = Field(default=None, description="Items that alone may be in the list.")
-    only_new: bool = Field(default=False, description="Only items that nobody has clicked.")
+    only_new: bool = Field(default=False, strict=True, description="Only items that nobody has clicked.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -75,12 +76,33 @@ class Item(BaseModel):
     new: bool = Field(description="Nobody has clicked it.")
 
 
+class Named(BaseModel):
+    """An item, by id and title."""
+
+    id: str
+    title: str | None
+
+
+class Hyperedge(BaseModel):
+    """A group of items that training found in a view."""
+
+    number: int = Field(description="Its place among those of the view.")
+    weight: float = Field(description="How much of the item is in it: 1 is all.")
+    items: list[Named] = Field(description="The clicked items that weigh most in it.")
+
+
 class Why(BaseModel):
-    """The item of the history that is most like the recommended one."""
+    """The item of the history that is most like the recommended one, and what they have in common."""
 
     item: str
     title: str | None
-    view: str | None = Field(description="The view in which they are most alike, where it is known.")
+    view: str | None = Field(
+        description="The view in which they are most alike; null: in none more than two items at random, or the "
+        "model reads no content."
+    )
+    hyperedge: Hyperedge | None = Field(
+        description="The item's hyperedge in that view, where the model has learned some that count in the score."
+    )
 
 
 class Recommended(Item):
@@ -90,8 +112,31 @@ class Recommended(Item):
     why: Why | None
 
 
+_RECOMMENDED: dict[str, Any] = {
+    "id": "v017",
+    "title": "Tango rehearsal with the dancer",
+    "cover": "/v1/items/v017/cover",
+    "new": True,
+    "score": 0.61,
+    "why": {
+        "item": "v003",
+        "title": "Salsa night",
+        "view": "text",
+        "hyperedge": {
+            "number": 4,
+            "weight": 0.71,
+            "items": [{"id": "v003", "title": "Salsa night"}, {"id": "v029", "title": "Dance class"}],
+        },
+    },
+}
+
+
 class RecommendAnswer(BaseModel):
     """A list, and the version of the catalogue that it was made from."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"version": 1, "user": "u000", "items": [_RECOMMENDED]}]}
+    )
 
     version: int
     user: str | None
@@ -196,6 +241,36 @@ class Version(BaseModel):
     version: int
 
 
+class Lost(BaseModel):
+    """An item that is in the old bundle only."""
+
+    id: str
+    reason: str
+
+
+class Reloaded(Version):
+    """What is served now, and what went along."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": 2,
+                    "carried": 12,
+                    "lost": [{"id": "clip-7", "reason": "its content was not kept"}],
+                }
+            ]
+        }
+    )
+
+    carried: int = Field(
+        description="Items that had been added to the old bundle and are in the new one now."
+    )
+    lost: list[Lost] = Field(
+        description="Items that had been added to the old bundle and could not go along."
+    )
+
+
 class ItemList(BaseModel):
     """Items to block, or to let in again."""
 
@@ -209,7 +284,7 @@ class RollbackRequest(BaseModel):
 
     model_config = _example(version=1)
 
-    version: Annotated[int, Field(ge=0, lt=1 << 53)]
+    version: Annotated[int, Field(ge=0, lt=1 << 53, strict=True)]
 
 
 class Point(BaseModel):
@@ -239,6 +314,11 @@ class About(BaseModel):
     users: int
     index: str
     takes_new_items: bool
+    histories: str = Field(
+        description="How users are made of histories: by the model's own rule (`model`), or `fold-in`."
+    )
+    views: list[str] = Field(description="Views that explain lists.")
+    hyperedges: bool = Field(description="Whether hyperedges explain lists, too.")
 
 
 class ProblemBody(BaseModel):

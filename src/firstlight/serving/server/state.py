@@ -18,8 +18,9 @@ import torch
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.serving.base import FolderBase
 from firstlight.serving.bundle import Bundle
-from firstlight.serving.segment import Rules
+from firstlight.serving.contents import Kept
 from firstlight.serving.server.batches import Batcher
+from firstlight.serving.server.carry import Carried, Carry, StoppedError, pending
 from firstlight.serving.server.catalogue import LIKE, Answer, Ask, Catalogue
 from firstlight.serving.server.encoding import (
     Content,
@@ -53,7 +54,8 @@ class Served:
     """
 
     def __init__(self, open_bundle: OpenBundle, path: Path, settings: Settings) -> None:
-        opener = partial(open_bundle, path.resolve())
+        self.path = path.resolve()
+        opener = partial(open_bundle, self.path)
         self.bundle = opener()
         self.catalogue = Catalogue(self.bundle, settings.index)
         self.catalogue.prepare()
@@ -66,10 +68,16 @@ class Served:
         """Another base has another one."""
         return self.bundle.snapshot.base.fingerprint
 
-    def refresh(self) -> None:
-        """Take over what other processes wrote, and what follows from it. Only the writer calls this."""
+    def refresh(self) -> list[str]:
+        """Take over what other processes wrote, and what follows from it. Only the writer calls this.
+
+        Returns:
+            Items that had been added and are gone, although nobody removed them: another bundle stands here, or an
+            older version.
+        """
+        before, added = self.fingerprint, self.bundle.additions().ids
         if not self.bundle.reload():
-            return
+            return []
         self.catalogue.prepare()
         key = encoder_key(self.bundle)
         if key != self._key:  # another model stands there now
@@ -77,6 +85,15 @@ class Served:
             self.encoder = EncoderProcess(self._opener, self._seconds) if key else None
             if old is not None:
                 old.stop()
+        if self.fingerprint == before:
+            return []
+        snapshot = self.bundle.snapshot
+        gone = [item for item in added if snapshot.row(item) is None and item not in snapshot.removed]
+        if gone:
+            log.warning(
+                "%d items that had been added are not in %s any more: %r …", len(gone), self.path, gone[0]
+            )
+        return gone
 
 
 def encoder_key(bundle: Bundle) -> str:
@@ -114,6 +131,10 @@ class State:
         self._uploads = 0
         self._watcher: asyncio.Task[None] | None = None
         self._warming: asyncio.Future[Any] | None = None
+        self._reloading = asyncio.Lock()
+        self._task: asyncio.Task[Answer] | None = None
+        self._next: Served | None = None
+        self._ending = False
 
     @property
     def catalogue(self) -> Catalogue:
@@ -122,6 +143,7 @@ class State:
 
     async def start(self) -> None:
         """Begin to serve."""
+        await asyncio.to_thread(self._go_on_carrying)
         self.lists.start()
         if self.served.encoder is not None:
             loop = asyncio.get_running_loop()
@@ -132,12 +154,16 @@ class State:
 
     async def stop(self) -> None:
         """Finish what was begun."""
-        self.ready = False
+        self.ready, self._ending = False, True
         if self._watcher is not None:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
-        await asyncio.to_thread(self._close)
+        coming = self._next
+        if coming is not None and coming.encoder is not None:  # a reload goes on at the next start
+            await asyncio.to_thread(coming.encoder.stop)
+        async with self._reloading:
+            await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         # Uploads have been answered, or have had their time: the process may still be reading its model.
@@ -244,32 +270,87 @@ class State:
         version = await self.write(served, insert)
         return await asyncio.to_thread(_landed, served.catalogue, item, version)
 
-    async def reload(self) -> dict[str, int]:
-        """Open what stands there now; requests that have begun end on what they began with."""
+    async def reload(self) -> Answer:
+        """Open what stands there now; requests that have begun end on what they began with.
 
-        def work() -> None:
+        What was added to, removed from and ruled in the old catalogue goes along (:mod:`.carry`). Uploads that come
+        meanwhile go into the old one, and along with the rest.
+
+        Raises:
+            Problem: It cannot be opened, or not be written to although there is something to carry; the old one is
+                still served.
+        """
+        self._task = asyncio.create_task(self._reload())
+        return await asyncio.shield(self._task)
+
+    async def _reload(self) -> Answer:
+        async with self._reloading:
             old = self.served
-            old.refresh()
             try:
-                new = Served(self._open, self._path, self.settings)
-            except FirstlightError as error:
+                gone = await self._own(self._writer, old.refresh)
+                carried = Carried(
+                    0, tuple((item, "another bundle took the place of this one") for item in gone)
+                )
+                self._next = new = await asyncio.to_thread(Served, self._open, self._path, self.settings)
+                if new.bundle.folder != old.bundle.folder:
+                    carry = self._carry(old.bundle, old.path, new)
+                    if carry.needed:
+                        await asyncio.to_thread(carry.begin)
+                        await asyncio.to_thread(carry.items)
+                    carried = await self._own(self._writer, partial(self._change_over, old, new, carry))
+            except (FirstlightError, StoppedError) as error:
                 log.error("not reloaded: %s", error)
-                raise Problem(
-                    409,
-                    "The new bundle cannot be opened",
-                    "the old one is still served; see the server's log",
-                ) from error
-            if new.fingerprint == old.fingerprint and new.bundle.folder == old.bundle.folder:
-                return
-            _carry_rules(old.bundle, new.bundle)
-            self.served = new
-            if new.encoder is not None:
-                self._encoders.submit(_warm, new.encoder)
-            if old.encoder is not None:  # what it is at is encoded again, by the new one
-                old.encoder.stop()
+                if self._next is not None and self._next.encoder is not None:
+                    self._next.encoder.stop()
+                words = "the old one is still served; see the server's log"
+                raise Problem(409, "The new bundle cannot be served", words) from error
+            finally:
+                self._next = None
+            version = self.served.bundle.version
+            lost = [{"id": item, "reason": why} for item, why in carried.lost]
+            return {"version": version, "carried": carried.items, "lost": lost}
 
-        await self._own(self._writer, work)
-        return {"version": self.served.bundle.version}
+    def _carry(self, old: Bundle, source: Path, new: Served) -> Carry:
+        return Carry(
+            old,
+            new.bundle,
+            (source, new.path),
+            new.encoder,
+            max_pixels=self.settings.max_pixels,
+            stopped=lambda: self._ending,
+        )
+
+    def _change_over(self, old: Served, new: Served, carry: Carry) -> Carried:
+        """Serve another catalogue. Only the writer calls this: nothing is added to the old one any more."""
+        old.refresh()
+        carried = Carried()
+        if carry.needed:
+            carry.items()
+            carried = carry.finish()
+            carried.tell(old.path)
+        new.catalogue.prepare()
+        self.served = new
+        if new.encoder is not None:
+            self._encoders.submit(_warm, new.encoder)
+        if old.encoder is not None:  # what it is at is encoded again, by the new one
+            old.encoder.stop()
+        return carried
+
+    def _go_on_carrying(self) -> None:
+        """Finish what a server that was killed had begun."""
+        new = self.served
+        source = pending(new.bundle)
+        if source is None:
+            return
+        try:
+            carry = self._carry(self._open(source), source, new)
+            carry.items()
+            carry.finish().tell(source)
+            new.catalogue.prepare()
+        except StoppedError:
+            return
+        except FirstlightError as error:
+            log.error("what was added to %s is not carried over: %s", source, error)
 
     async def _watch(self) -> None:
         """Take over, every now and then, what other processes have written."""
@@ -302,7 +383,9 @@ def _refuse_known(bundle: Bundle, item: str) -> None:
 
 def _insert(bundle: Bundle, item: str, content: Content, encoded: Encoded) -> int:
     table = pl.DataFrame({name: [text] for name, text in content.texts.items()})
-    return bundle.add_items([item], torch.from_numpy(encoded.vector)[None], table, [encoded.cover])
+    kept = Kept(content.texts, content.cover, content.features).to_bytes()
+    vector = torch.from_numpy(encoded.vector)[None]
+    return bundle.add_items([item], vector, table, [encoded.cover], encoded.extras, [kept])
 
 
 def _landed(catalogue: Catalogue, item: str, version: int) -> Answer:
@@ -317,13 +400,6 @@ def _landed(catalogue: Catalogue, item: str, version: int) -> Answer:
         "similar": similar["items"],
         "audience": catalogue.audience(snapshot, item),
     }
-
-
-def _carry_rules(old: Bundle, new: Bundle) -> None:
-    """A bundle that never had rules takes over those that were served: a nightly export must not lift a block."""
-    rules: Rules = old.snapshot.rules
-    if new.snapshot.rules == Rules() and rules != Rules():
-        new.set_rules(rules)
 
 
 def _declare(metrics: Metrics) -> None:

@@ -98,6 +98,17 @@ def test_unusable_images_are_named_once_and_replaced(cache):
     assert len(made) == (3 if cache else 6)  # decoded at once, they are not counted among the images
 
 
+def test_a_substitute_gets_crops_of_its_own():
+    """It stands in the same batch as itself here, as it may elsewhere; equal crops would contradict each other."""
+    batch = batches(image_set(8, broken={2, 6}), batch_size=8)[0]
+    rows = batch.rows.tolist()
+    twice = [row for row in set(rows) if rows.count(row) > 1]
+    assert twice
+    for row in twice:
+        first, second = [place for place, other in enumerate(rows) if other == row][:2]
+        assert not any(torch.equal(view[first], view[second]) for view in batch.views)
+
+
 def test_images_beyond_the_budget_are_not_kept():
     images = image_set(5)
     exact = 5 * 3 * 14 * 14

@@ -59,6 +59,7 @@ def test_where_heads_sit():
     assert head_blocks("auto", 12) == [8, 9, 10]
     assert head_blocks("auto", 8) == [5, 6]
     assert head_blocks("auto", 4) == [2]
+    assert [head_blocks("auto", depth) for depth in (2, 1)] == [[0], []]
     assert head_blocks(1, 24) == []
     assert head_blocks(4, 24) == [20, 21, 22]
     assert head_blocks((15, 19), 24) == [15, 19]

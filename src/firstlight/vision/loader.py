@@ -232,7 +232,9 @@ class _Batches(Dataset[_Made]):
             if found is None:
                 return _Made([], torch.tensor(used), unusable)
             row, image = found
-            stream = numpy_stream(self.seed, "augment", self.epoch, row)
+            # Named by the image that was wanted: the substitute may stand in the same batch on its own account, and
+            # equal crops would be each other's negatives.
+            stream = numpy_stream(self.seed, "augment", self.epoch, wanted)
             for view, crop in zip(views, crops(image, self.config, stream), strict=True):
                 view.append(crop)
             used.append(row)

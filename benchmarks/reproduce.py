@@ -33,7 +33,7 @@ from firstlight.training.run_folder import environment
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"gowalla": "gowalla", "movielens": "movielens-adaptau"}
 METHODS: dict[str, dict[str, Any]] = {
-    # The paper's "no norm" row: inner products, one uniform negative a pair, l2.
+    # As published by others: inner products, one uniform negative a pair, l2.
     "bpr": {
         "loss": "bpr",
         "temperature": "fixed:1",

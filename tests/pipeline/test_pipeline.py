@@ -167,11 +167,21 @@ class Stub:
 
     def __call__(self, words):
         self.calls.append(words)
+        if words[0] == "add-items":
+            return {"added": 3}
         target = Path({"export": words[2], "simulate": words[1]}.get(words[0]) or words[3])
         if words[0] in ("train", "pretrain", "refine", "embed"):
             target = Path(words[words.index("--out") + 1])
-        if words[0] == "evaluate":
+        if words[0] in ("evaluate", "arrivals"):
             return {"words": list(words)}
+        if words[0] == "recommend":
+            Path(words[-1]).write_text("user,rank,item,score\n")
+            return {}
+        if words[:2] == ("data", "cut"):
+            for name in ("known", "new"):
+                (target / name).mkdir(parents=True, exist_ok=True)
+                (target / name / "dataset.json").write_text("{}")
+            return {}
         target.mkdir(parents=True, exist_ok=True)
         if self.fail is not None and words[0] == self.fail:
             (target / "half").write_text("x")
@@ -223,6 +233,79 @@ def test_an_embedding_that_was_cut_keeps_its_copy(tmp_path):
     run_pipeline(steps, out, stub)
     assert [words[0] for words in stub.calls[:2]] == ["embed", "data"]
     assert stub.calls[1][1] == "split"
+
+
+ARRIVALS = {
+    **TINY,
+    "split": {"by": "time"},
+    "encoder": ENCODER,
+    "arrivals": {"k": 7, "label": "ours"},
+    "recommend": {"k": 3},
+    "report": None,
+}
+
+
+def test_what_arrives_is_kept_from_everything_and_then_added(tmp_path):
+    out, stub = tmp_path / "out", Stub()
+    steps = planned(tmp_path, ARRIVALS, out)
+    assert [step.name for step in steps] == [
+        *("data", "split", "cut", "pretrain", "train:popularity", "train:mhcr"),
+        *("evaluate:popularity", "evaluate:mhcr", "export", "arrivals", "recommend"),
+    ]
+    by = {step.name: step for step in steps}
+    assert by["cut"].commands == (("data", "cut", str(out / "split"), str(out / "cut")),)
+    known = str(out / "cut" / "known")
+    assert {by[name].commands[0][1] for name in ("pretrain", "train:mhcr")} == {known}
+    added = ("add-items", str(out / "bundle"), str(out / "cut" / "new"))
+    assert [words[0] for words in by["export"].commands] == ["export", "add-items"]
+    assert by["export"].commands[1] == added
+    asked = ("arrivals", str(out / "bundle"), str(out / "split"), "-k", "7", "--label", "ours")
+    assert by["arrivals"].commands == (asked,)
+    results = run_pipeline(steps, out, stub)
+    assert set(was(results).values()) == {"to do"}
+    assert {result.step.name: result.answer for result in results}["export"] == {"added": 3}
+    again = run_pipeline(steps, out, stub)
+    assert set(was(again).values()) == {"done"}
+    shutil.rmtree(out / "cut" / "new")
+    assert states(steps, out)["cut"] == "to do"
+
+
+def test_another_model_is_measured_anew_though_the_bundle_tells_nothing(tmp_path):
+    out, stub = tmp_path / "out", Stub()
+    run_pipeline(planned(tmp_path, ARRIVALS, out), out, stub)
+    tree = {**ARRIVALS, "train": {**TINY["train"], "mhcr": {**RUN, "seed": 5}}}
+    steps = planned(tmp_path, tree, out)
+    todo = {name for name, state in states(steps, out).items() if state != "done"}
+    assert todo == {"train:mhcr", "evaluate:mhcr", "export", "arrivals", "recommend"}
+
+
+def test_a_bundle_that_was_cut_while_items_joined_it_is_made_anew(tmp_path):
+    out, stub = tmp_path / "out", Stub()
+    steps = planned(tmp_path, ARRIVALS, out)
+
+    def failing(words):
+        if words[0] == "add-items":
+            raise DivergenceError("the power went")
+        return stub(words)
+
+    with pytest.raises(DivergenceError, match="step export: the power went"):
+        run_pipeline(steps, out, failing)
+    (out / "bundle" / "half").write_text("x")
+    stub.calls = []
+    results = run_pipeline(steps, out, stub)
+    assert [words[0] for words in stub.calls] == ["export", "add-items", "arrivals", "recommend"]
+    assert was(results)["export"] == "to do"
+    assert not (out / "bundle" / "half").exists()
+    assert not (out / "bundle-before-1").exists()  # nobody can have served half a bundle
+
+
+def test_messages_say_how_much_there_is_to_go(tmp_path):
+    out, said = tmp_path / "out", []
+    steps = planned(tmp_path, TINY, out)
+    expected = {step.name: 60.0 for step in steps}
+    run_pipeline(steps, out, Stub(), expected=expected, emit=lambda _, **values: said.append(values["text"]))
+    assert said[0] == f"[1/{len(steps)}] data: simulate, about 1:00 of {len(steps)}:00 to go"
+    assert said[-1] == f"[{len(steps)}/{len(steps)}] export: export, about 1:00 of 1:00 to go"
 
 
 def test_other_content_outside_is_other_input(tmp_path):
@@ -323,6 +406,14 @@ def test_killed_again_and_again_it_comes_to_the_same_end(tmp_path):
         ({"train": {"a/b": {}}}, "run name 'a/b'"),
         ({"export": {"run": "b"}}, "export.run 'b' is none of the runs: popularity, mhcr"),
         ({"evaluate": {"k": [0]}}, "step evaluate, field k"),
+        ({"arrivals": {"k": 0}}, "step arrivals, field k"),
+        ({"arrivals": {}, "export": None}, "arrivals needs the bundle that export makes"),
+        ({"recommend": {}, "export": None}, "recommend needs the bundle that export makes"),
+        ({"arrivals": {}, "encoder": {**ENCODER, "use": "embed"}}, "it needs encoder.use: views"),
+        (
+            {"arrivals": {}, "export": {"run": "popularity"}},
+            "run 'popularity', the bundle's, reads no content",
+        ),
     ],
 )
 def test_bad_configs_are_refused_by_file_step_and_field(tmp_path, monkeypatch, change, said):
@@ -354,7 +445,8 @@ def test_shipped_pipelines_are_sound(name, tmp_path, monkeypatch):
     Path("movielens-small").mkdir()
     config, source = read_pipeline(name)
     steps = plan(config, Path("out"), source)
-    assert [step.name for step in steps][-2:] == ["export", "report"]
+    assert steps[-1].name == "report"
+    assert "export" in [step.name for step in steps]
     assert Path(source).read_text().startswith(f"# firstlight pipeline {name}")
 
 

@@ -101,6 +101,67 @@ def test_its_numbers_are_those_of_evaluate_and_compare(made):
     assert f"{row['difference']:+.4f}" in page.text
 
 
+def never(*_, **__):
+    raise AssertionError("everything was ranked again")
+
+
+def test_recorded_numbers_are_read_and_nothing_is_ranked_again(made, tmp_path, monkeypatch):
+    folder, first = made
+    runs = [str(folder / name) for name in ("popularity", "mhcr", "mf")]
+    # The first report had no numbers to read, and left what it ranked with the runs.
+    assert set(first["numbers"].values()) == {"ranked for this report"}
+    monkeypatch.setattr("firstlight.training.recorded.assess_cold", never)
+    again = call(["report", *runs, "--out", str(tmp_path / "again.html")])
+    assert again["recall"] == first["recall"]
+    record = folder / "mhcr" / "evaluation" / "cold-20.json"
+    assert again["numbers"]["mhcr"] == f"numbers read from {record}"
+    assert f"numbers read from {record}" in Page((tmp_path / "again.html").read_text()).text
+    texts = [(folder / "page" / "report.html").read_text(), (tmp_path / "again.html").read_text()]
+    tables = [re.findall(r"<table>.*?</table>", text, re.S)[:2] for text in texts]
+    assert tables[0] == tables[1]
+    with pytest.raises(AssertionError, match="ranked again"):
+        call(["report", *runs, "-k", "5", "--out", str(tmp_path / "five.html")])
+
+
+def test_what_evaluate_found_is_read_and_other_runs_numbers_are_not(made, tmp_path, monkeypatch):
+    import shutil
+
+    folder, first = made
+    shutil.copytree(folder / "mf", tmp_path / "mf", ignore=shutil.ignore_patterns("evaluation"))
+    found = call(["evaluate", str(tmp_path / "mf"), "--protocol", "cold"])
+    record = tmp_path / "mf" / "evaluation" / "cold-10-20-50.json"
+    assert json.loads(record.read_text())["protocols"] == found["protocols"]
+    words = ["report", str(tmp_path / "mf"), "--out", str(tmp_path / "r.html")]
+    with monkeypatch.context() as patch:
+        patch.setattr("firstlight.training.recorded.assess_cold", never)
+        answer = call(words)
+    assert answer["recall"]["mf"] == pytest.approx(first["recall"]["mf"])
+    others = folder / "mhcr" / "evaluation" / "cold-20.json"
+    for name in (others, others.with_suffix(".parquet")):
+        shutil.copy(name, record.parent / name.name)
+    record.unlink()
+    assert call(words)["numbers"]["mf"] == "ranked for this report"
+    assert call(words)["recall"]["mf"] == pytest.approx(first["recall"]["mf"])
+
+
+def test_recall_by_clicks_is_that_of_these_clicks_alone(made):
+    from firstlight.evaluation.ranking import evaluate_ranking
+    from firstlight.reports.measures import group_values
+    from firstlight.reports.sources import measured
+    from firstlight.training.run_folder import load_run
+
+    folder, _ = made
+    values = group_values(measured([folder / "mf"], 20)[0], 20)
+    run = load_run(folder / "mf")
+    degrees, test = run.seen.item_degrees, run.parts["test"]
+    assert set(values) == {"0", "6–20", "21–100"}
+    for name, (low, high) in {"0": (0, 0), "6–20": (6, 20), "21–100": (21, 100)}.items():
+        wanted = test.select(((degrees >= low) & (degrees <= high))[test.items])
+        own = evaluate_ranking(run.scorer, wanted, [run.seen, run.parts["valid"]], (20,), seed=run.config.seed)
+        assert values[name].value == pytest.approx(own.metrics["recall@20"])
+        assert (values[name].low, values[name].high) == pytest.approx(own.intervals["recall@20"])
+
+
 def test_it_says_how_the_numbers_came_about(made):
     folder, _ = made
     page = Page((folder / "page" / "report.html").read_text())

@@ -12,7 +12,19 @@ from typing import Annotated, Any
 import typer
 
 import firstlight
-from firstlight.cli import data, embed, pipeline, probe, ranking, refine, serving, system, training, vision
+from firstlight.cli import (
+    arrivals,
+    data,
+    embed,
+    pipeline,
+    probe,
+    ranking,
+    refine,
+    serving,
+    system,
+    training,
+    vision,
+)
 from firstlight.cli import report as reporting
 from firstlight.cli.exits import OK, report
 
@@ -40,7 +52,20 @@ def options(
     """Recommendations that work for items nobody has clicked yet."""
 
 
-for room in (system, data, training, ranking, serving, vision, refine, embed, probe, pipeline, reporting):
+for room in (
+    system,
+    data,
+    training,
+    ranking,
+    serving,
+    arrivals,
+    vision,
+    refine,
+    embed,
+    probe,
+    pipeline,
+    reporting,
+):
     room.register(app)
 
 

@@ -1,4 +1,4 @@
-"""Commands about datasets: ``data inspect``, ``data convert``, ``data split``."""
+"""Commands about datasets: ``data inspect``, ``data convert``, ``data split``, ``data cut``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ SPLITS = ("random", "time", "leave-last", "cold-items")
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     group = typer.Typer(
-        no_args_is_help=True, rich_markup_mode=None, help="Inspect, convert and split click logs."
+        no_args_is_help=True, rich_markup_mode=None, help="Inspect, convert, split and cut click logs."
     )
     command(group, "inspect", reads=True)(inspect)
     command(group, "convert", reads=True)(convert)
     command(group, "split", reads=True)(split)
+    command(group, "cut", reads=True)(cut)
     app.add_typer(group, name="data")
 
 
@@ -80,6 +81,21 @@ def split(
     dataset = split_dataset(reading.read(path), options)
     write_dataset(dataset, out)
     return _written(dataset, out)
+
+
+def cut(path: Source, out: Target, reading: Reading) -> Answer:
+    """Part a dataset into what was known before the test part (OUT/known), and the items that came after (OUT/new).
+
+    These are the items whose role is cold-test: those that a split by time or by cold items keeps for the test. Train
+    on the one, add the other with add-items, and look with arrivals whether people find them.
+    """
+    from firstlight.data.cut import cut_dataset, write_cut
+
+    known, new = cut_dataset(reading.read(path))
+    write_cut(known, new, out)
+    value = {"out": out, "known": known.summary(), "new": new.summary()}
+    said = f"{out}: {known.n_items:,} items known, {new.n_items:,} that come after"
+    return Answer(value, lambda console: console.print(said))
 
 
 def _draw_inspection(target: Console, found: Inspection) -> None:

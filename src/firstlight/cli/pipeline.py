@@ -95,6 +95,12 @@ def _draw(target: Console, done: Outcome) -> None:
     ]
     draw_table(target, ["step", "time", "where"], body)
     _draw_numbers(target, done.numbers)
+    if done.arrivals is not None:
+        from firstlight.cli.arrivals import draw_arrivals
+        from firstlight.pipeline.arrivals import ArrivalReport
+
+        draw_arrivals(target, ArrivalReport.from_dict(done.arrivals))
+        target.print()
     there = done.places
     program = "firstlight" if not sys.argv[0].endswith("/firstlight") else sys.argv[0]
     if "bundle" in there:

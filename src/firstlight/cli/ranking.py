@@ -59,7 +59,8 @@ def evaluate(
 ) -> Answer:
     """Rank all items for all users and measure.
 
-    Warm items have clicks in what the model was trained on, cold items have none.
+    Warm items have clicks in what the model was trained on, cold items have none. What --protocol cold finds on the
+    run's own test part stays in the run's folder, where report reads it.
     """
     one_of(targets, WARMTH, "--targets")
     one_of(pool, WARMTH, "--pool")
@@ -72,12 +73,15 @@ def evaluate(
             hint="leave out --targets and --pool",
         )
     from firstlight.training.assess import assess, assess_cold
+    from firstlight.training.recorded import record_cold
     from firstlight.training.run_folder import load_run
 
     loaded = load_run(run)
     dataset = None if path is None else reading.read(path)
     if protocol == "cold":
         cold = assess_cold(loaded, dataset, part=part, ks=cuts)  # type: ignore[arg-type]  # checked by one_of
+        if dataset is None and part == "test":
+            record_cold(loaded, cold, tell)
         return Answer({"run": run, "data": path, **cold.to_dict()}, lambda target: _draw_cold(target, cold))
     found = assess(loaded, dataset, part=part, targets=targets, pool=pool, ks=cuts)  # type: ignore[arg-type]
 

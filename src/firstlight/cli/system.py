@@ -37,7 +37,7 @@ PACKAGES = (
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     command(app, "doctor")(doctor)
-    command(app, "demo", interrupted="the demo starts anew next time")(demo)
+    command(app, "demo", interrupted="the same command goes on where it stopped")(demo)
     command(app, "simulate")(simulate)
 
 
@@ -196,134 +196,74 @@ def simulate(
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to fill.")] = Path("demo-out"),
 ) -> Answer:
-    """Go the whole way on a generated world, to items that nobody has clicked, in minutes."""
-    from firstlight.cli.progress import TrainingProgress
+    """Go the whole way on a generated world, to items that nobody has clicked, in minutes.
+
+    This is the shipped pipeline demo (firstlight pipeline demo --dry-run shows its steps), and pictures of what it
+    found. What is there already is not made again.
+    """
+    from firstlight.cli.pipeline import execute
     from firstlight.core.extras import installed
     from firstlight.pipeline.demo import run_demo
 
-    with TrainingProgress() as progress:
-        report = run_demo(out, emit=progress)
-    pictures = _demo_pictures(report) if installed("plot") else {}
-    page = _demo_page(report) if installed("plot") else None
-    value = {
-        "out": out,
-        "results": report.rows,
-        "comparison": report.comparison,
-        "new_items": vars(report.arrivals) | {"adding": report.adding, "share_of_lists": report.share_of_new},
-        "world": report.world,
-        "data": report.data,
-        "before": report.before,
-        "arrived": report.new_items,
-        "runs": report.runs,
-        "run_with_new_items": report.cold_run,
-        "bundle": report.bundle,
-        "recommendations": report.recommendations,
-        "report": page,
-        "pictures": list(pictures.values()),
-        "seconds": round(report.seconds, 1),
-    }
-    return Answer(value, lambda console: _draw_demo(console, report, pictures, page))
-
-
-def _demo_page(report: DemoReport) -> Path:
-    """The report on the models of clicks."""
-    from firstlight.data.formats import read_dataset
-    from firstlight.reports.report import write_report
-    from firstlight.reports.sources import measured
-
-    page = report.out / "report.html"
-    entries = measured(list(report.runs.values()), 20, tell)
-    write_report(page, entries, k=20, dataset=read_dataset(report.data), folder=report.data)
-    return page
+    # Without matplotlib there is neither a report nor a picture.
+    plots = installed("plot")
+    report = run_demo(out, execute, changes=[] if plots else ["report=null"], emit=tell)
+    pictures = _demo_pictures(report) if plots else {}
+    value = {**report.to_dict(), "pictures": list(pictures.values())}
+    return Answer(value, lambda console: _draw_demo(console, report, pictures))
 
 
 def _demo_pictures(report: DemoReport) -> dict[str, Path]:
     """Draw them; what they show -> file."""
     from firstlight.data.formats import read_dataset
-    from firstlight.pipeline.served import open_served
-    from firstlight.reports.arrivals import Panel, arrival_covers, save_arrivals
+    from firstlight.reports.arrivals import arrival_covers, draw_found
     from firstlight.reports.runs import picture_covers, picture_runs
+    from firstlight.serving.bundle import Bundle
     from firstlight.training.run_folder import load_run
 
     files = {name: report.out / f"{name}.png" for name in ("overview", "covers", "new-items")}
-    runs = {label: load_run(path) for label, path in report.runs.items()}
+    runs = {label: load_run(path) for label, path in list(report.runs.items())[:-1]}
     picture_runs(files["overview"], runs)
-    picture_covers(files["covers"], list(runs.values())[-1], read_dataset(report.data))
-    found = report.arrivals
-    first = next(iter(_DEMO_COLUMNS))
-    panels = [
-        Panel(
-            title,
-            {row["label"]: row[name] for row in found.rows if row[name] is not None},
-            {label: of[name] for label, of in found.intervals.items() if name in of},
-            line=found.content_ceiling if name == first else None,
-            line_label="all tastes, as content shows them",
-        )
-        for name, title in _DEMO_COLUMNS.items()
-    ]
-    count = f"{report.adding['items']:,} items arrive that nobody has clicked"
-    save_arrivals(
-        files["new-items"],
-        f"{count}: recall@{found.k} of the clicks that followed",
-        panels,
-        arrival_covers(open_served(report.cold_run), read_dataset(report.world)),
-        ours=found.rows[0]["label"],
-        bound=found.rows[-1]["label"],
-    )
+    picture_covers(files["covers"], list(runs.values())[-1], read_dataset(report.known))
+    rows = arrival_covers(Bundle.open(report.bundle), read_dataset(report.world))
+    draw_found(files["new-items"], report.arrivals.to_dict(), rows)
     return files
 
 
-#: Columns of the report on new items → what the picture says above them.
-_DEMO_COLUMNS = {
-    "new among new": "clicks on new items,\nnew items ranked",
-    "new among all": "clicks on new items,\nall items ranked",
-    "old among all": "clicks on older items,\nall items ranked",
-    "all among all": "all clicks,\nall items ranked",
-}
+def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path]) -> None:
+    from firstlight.cli.arrivals import draw_arrivals
 
-
-def _draw_demo(target: Console, report: DemoReport, pictures: dict[str, Path], page: Path | None) -> None:
-    rows, found = report.rows, report.arrivals
+    rows = report.rows
     target.print()
     draw_table(
         target,
         ["model", *list(rows[0])[1:]],
         [list(row.values()) for row in rows],
-        title="Clicks alone, split by chance",
+        title="Clicks on items that were there before, after the cut",
     )
     target.print()
-    items = f"{report.adding['items']:,} items that arrived after training"
-    draw_table(
-        target,
-        ["model", *list(found.rows[0])[1:]],
-        [list(row.values()) for row in found.rows],
-        title=f"With {items}: recall@{found.k}, clicks among the items that are ranked",
-    )
-    ours = found.rows[0]
-    target.print(
-        f"  New among new: {ours['label']} finds {ours['new among new']:.3f}; all tastes, as far as content shows "
-        f"them, would find {found.content_ceiling:.3f}."
-    )
-    target.print(f"  New items take {report.share_of_new:.0%} of the places in the ten items for every user.")
+    adding = report.adding
+    target.print(f"{adding['items']:,} items joined the bundle in {adding['seconds']:.2f} s", style="bold")
+    draw_arrivals(target, report.arrivals)
     target.print()
     places = {
         "the world": report.world,
-        "the runs": report.cold_run.parent,
+        "the runs": report.out / "runs",
         "ten items for every user, new ones included": report.recommendations,
     }
     shown = {"new-items": "new items", "overview": "curves, groups, temperatures", "covers": "covers"}
     places |= {what: pictures[name] for name, what in shown.items() if name in pictures}
     draw_pairs(target, places, title=f"Done in {report.seconds:.0f} s. Where things are:")
     if not pictures:
-        target.print("  for pictures: pip install 'firstlight[plot]', then run the demo again")
+        target.print("  for the report and pictures: pip install 'firstlight[plot]', then run the demo again")
     # Run from a virtual environment that is not active, as `make demo` does, the bare name would not be found.
     program = "firstlight" if shutil.which("firstlight") else sys.argv[0]
     target.print()
     target.print("Try next:", style="bold")
-    target.print(f"  {program} recommend {report.cold_run} --users u0007 -k 5")
-    target.print(f"  {program} add-items {report.cold_run} PICTURE.jpg --title 'words of your own'")
-    target.print(f"  {program} compare {' '.join(str(path) for path in report.runs.values())}")
+    target.print(f"  {program} recommend {report.bundle} --users u0007 -k 5")
+    target.print(f"  {program} add-items {report.bundle} PICTURE.jpg --title 'words of your own'")
+    target.print(f"  {program} pipeline demo --dry-run --out {report.out}")
     target.print()
-    if page is not None:
-        target.print(f"Read the report on the models of clicks: {page.resolve().as_uri()}")
-    target.print(f"Open the page with the new items:        {program} serve {report.bundle}")
+    if report.page is not None:
+        target.print(f"Read the report:                  {report.page.resolve().as_uri()}")
+    target.print(f"Open the page with the new items: {program} serve {report.bundle}")

@@ -31,7 +31,7 @@ from firstlight.evaluation.calibration import (
 )
 from firstlight.evaluation.ranking import Evaluation, evaluate_lists, evaluate_ranking
 from firstlight.evaluation.scorer import Scorer, VectorScorer
-from firstlight.evaluation.significance import PairedTest
+from firstlight.evaluation.significance import PairedTest, bootstrap_intervals
 
 __all__ = [
     "PROTOCOLS",
@@ -100,6 +100,20 @@ class ColdReport:
         means = _resampled(np.stack([self._pairs_of(name) for name in self._names]), self.seed)
         low, high = np.nanquantile(harmonic_mean(means[..., 0], means[..., 1]), [0.025, 0.975], axis=1)
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(self._names)}
+
+    @cached_property
+    def group_intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Group of :attr:`groups` → ``recall@k`` → 95 % bootstrap interval over users with targets in the group."""
+        recalls, found = self.protocols["all/all"].click_recalls, {}
+        if recalls is None or self.groups is None:
+            return {}
+        for at, group in enumerate(self.groups["group"]):
+            values = recalls[~np.isnan(recalls[:, at, 0]), at].astype(np.float64)
+            if len(values):
+                ends = bootstrap_intervals(values, self.seed)
+                spans = [(float(low), float(high)) for low, high in zip(*ends, strict=True)]
+                found[group] = dict(zip((f"recall@{k}" for k in self.ks), spans, strict=True))
+        return found
 
     @cached_property
     def per_user(self) -> pl.DataFrame:

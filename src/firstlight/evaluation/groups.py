@@ -129,3 +129,40 @@ def group_table(
         ]
         columns[f"exposure@{k}"] = by_group / max(1, int(shown.sum()))
     return pl.DataFrame(columns)
+
+
+def group_recalls(
+    groups: ItemGroups,
+    ids: npt.NDArray[np.integer],
+    hits: npt.NDArray[np.bool_],
+    target_users: IntArray,
+    target_items: npt.NDArray[np.integer],
+    ks: Sequence[int],
+) -> npt.NDArray[np.float32]:
+    """Recall of each user's targets in each group: what ``recall@k`` of :func:`group_table` is the mean of.
+
+    Args:
+        groups: The partition.
+        ids: ``(n, width)`` recommended item rows, -1 for none.
+        hits: ``(n, width)`` whether they are targets.
+        target_users: ``(n_pairs,)`` row in ``ids`` of each target pair.
+        target_items: ``(n_pairs,)`` item of each target pair.
+        ks: Cut-offs.
+
+    Returns:
+        ``(n, groups, len(ks))``; NaN where a user has no target in the group.
+    """
+    n, count = len(hits), len(groups.labels)
+    of_target = groups.of_item[target_items]
+    inside = of_target >= 0
+    wanted = np.bincount(target_users[inside] * count + of_target[inside], minlength=n * count)
+    user, rank = np.divmod(np.flatnonzero(hits), hits.shape[1])
+    group = groups.of_item[ids[user, rank]]
+    found = np.empty((n, count, len(ks)), np.float32)
+    for at, k in enumerate(ks):
+        near = (group >= 0) & (rank < k)
+        got = np.bincount(user[near] * count + group[near], minlength=n * count)
+        shares = np.full(n * count, np.nan)
+        np.divide(got, wanted, out=shares, where=wanted > 0)
+        found[:, :, at] = shares.reshape(n, count)
+    return found

@@ -12,7 +12,13 @@ import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.data.interactions import Interactions
-from firstlight.evaluation.groups import ItemGroups, click_groups, group_table, popularity_groups
+from firstlight.evaluation.groups import (
+    ItemGroups,
+    click_groups,
+    group_recalls,
+    group_table,
+    popularity_groups,
+)
 from firstlight.evaluation.metrics import exposure_counts, list_metrics, user_metrics
 from firstlight.evaluation.scorer import Scorer, rank
 from firstlight.evaluation.significance import bootstrap_intervals
@@ -41,6 +47,8 @@ class Evaluation:
         unreachable: Target pairs that could not be recommended, because the item is outside the pool or
             among the user's seen items. They count as missed.
         seed: Seed of the bootstrap.
+        click_recalls: ``(users, groups, cut-offs)`` recall of the grouping ``clicks``, NaN where a user has no target
+            in the group; None without that grouping.
     """
 
     metrics: dict[str, float]
@@ -48,6 +56,7 @@ class Evaluation:
     groups: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     unreachable: int = 0
     seed: int = 0
+    click_recalls: npt.NDArray[np.float32] | None = None
 
     @property
     def n_users(self) -> int:
@@ -140,7 +149,7 @@ def evaluate_lists(
     metrics = {name: float(values.mean()) for name, values in per_user.items()}
     exposure = exposure_counts(ids, ks, targets.n_items)
     metrics |= list_metrics(exposure, pool, popularity)
-    tables = {}
+    tables, by_clicks = {}, None
     groupings = dict(groups or {})
     if popularity is not None:
         groupings = {
@@ -154,12 +163,15 @@ def evaluate_lists(
             name: group_table(grouping, ids, hits, owners, items, exposure)
             for name, grouping in groupings.items()
         }
+        if popularity is not None:
+            by_clicks = group_recalls(groupings["clicks"], ids, hits, owners, items, ks)
     return Evaluation(
         metrics=metrics,
         per_user=pl.DataFrame({"user": users, "n_targets": n_targets, **per_user}),
         groups=tables,
         unreachable=_unreachable(targets, seen, pool),
         seed=seed,
+        click_recalls=by_clicks,
     )
 
 

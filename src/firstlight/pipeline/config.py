@@ -201,6 +201,23 @@ class ExportConfig(_Section):
     """Which run becomes the bundle; None: the last one."""
 
 
+class ArrivalsConfig(_Section):
+    """Items that only the test part knows: kept out of everything, then added to the bundle, and looked for."""
+
+    k: int = Field(20, ge=1)
+    """Length of the lists in which they are looked for."""
+
+    label: str | None = None
+    """What the bundle is called beside the controls; the name of its model if not given."""
+
+
+class RecommendConfig(_Section):
+    """The lists of all users, as ``recommend --out`` writes them."""
+
+    k: int = Field(10, ge=1)
+    """Length of the lists."""
+
+
 class ReportConfig(_Section):
     """The options of ``report``."""
 
@@ -232,6 +249,12 @@ class PipelineConfig(_Section):
     export: ExportConfig | None = ExportConfig()
     """The bundle; null: none."""
 
+    arrivals: ArrivalsConfig | None = None
+    """What is done about items that arrive after training; null: they stay in the catalogue like all others."""
+
+    recommend: RecommendConfig | None = None
+    """Lists of all users, from the bundle; null: none."""
+
     report: ReportConfig | None = ReportConfig()
     """The report; null: none."""
 
@@ -247,6 +270,11 @@ class PipelineConfig(_Section):
     def _known_run(self) -> Self:
         if self.export is not None and self.export.run is not None and self.export.run not in self.train:
             raise ValueError(f"export.run {self.export.run!r} is none of the runs: {', '.join(self.train)}")
+        for name in ("arrivals", "recommend"):
+            if getattr(self, name) is not None and self.export is None:
+                raise ValueError(f"{name} needs the bundle that export makes")
+        if self.arrivals is not None and self.encoder is not None and self.encoder.use == "embed":
+            raise ValueError("arrivals are read by the encoder of the bundle: it needs encoder.use: views")
         return self
 
 
@@ -342,6 +370,8 @@ def _fields_at(location: Sequence[str]) -> list[str]:
         "train": TrainConfig,
         "evaluate": EvaluateConfig,
         "export": ExportConfig,
+        "arrivals": ArrivalsConfig,
+        "recommend": RecommendConfig,
         "report": ReportConfig,
     }
     if len(location) < 2 or location[0] not in sections:

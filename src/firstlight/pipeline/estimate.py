@@ -75,6 +75,15 @@ def sizes_of(config: PipelineConfig, steps: Sequence[Step], out: Path) -> Sizes:
     return Sizes(dataset.n_users, dataset.n_items, pairs, images)
 
 
+def expected_seconds(config: PipelineConfig, steps: Sequence[Step], out: Path) -> dict[str, float]:
+    """Seconds that steps may take, as far as that can be told without reading the data."""
+    if steps[0].facts is None:
+        known = {step.name: last_seconds(step, out) for step in steps}
+        return {name: seconds for name, seconds in known.items() if seconds is not None}
+    sizes = sizes_of(config, steps, out)
+    return {step.name: estimate(step, steps, sizes, out).seconds for step in steps}
+
+
 def estimate(step: Step, steps: Sequence[Step], sizes: Sizes, out: Path) -> Estimate:
     """Size and time of one step.
 
@@ -86,17 +95,22 @@ def estimate(step: Step, steps: Sequence[Step], sizes: Sizes, out: Path) -> Esti
     """
     command = step.name.partition(":")[0]
     said = f"{sizes.users:,} users, {sizes.items:,} items, {sizes.pairs:,} pairs"
-    if command in ("data", "split"):
+    if command in ("data", "split", "cut"):
         found = Estimate(said, 1 + 2e-6 * sizes.pairs + 1e-3 * sizes.images, False)
     elif command in ("pretrain", "refine", "embed"):
         found = _vision(command, step, steps, sizes)
     elif command == "train":
         found = _training(step, sizes)
-    elif command == "evaluate":
+    elif command in ("evaluate", "arrivals", "recommend"):
         dim = (step.facts or {}).get("dim") or 64
+        times, what = {
+            "evaluate": (5, ", five protocols"),
+            "arrivals": (15, ", four rankings"),
+            "recommend": (1, ""),
+        }[command]
         found = Estimate(
-            f"{sizes.users:,} × {sizes.items:,} scores, five protocols",
-            1 + 5 * sizes.users * sizes.items * max(dim, 64) / _RANKING, False,
+            f"{sizes.users:,} × {sizes.items:,} scores{what}",
+            1 + times * sizes.users * sizes.items * max(dim, 64) / _RANKING, False,
         )  # fmt: skip
     elif command == "export":
         found = Estimate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import polars as pl
 from firstlight.core.events import Emit, silent
 from firstlight.core.shown import Shown
 from firstlight.pipeline.config import PipelineConfig, read_pipeline
-from firstlight.pipeline.estimate import estimate, sizes_of
+from firstlight.pipeline.estimate import estimate, expected_seconds, sizes_of
 from firstlight.pipeline.plan import Step, plan
 from firstlight.pipeline.run import Execute, StepResult, run_pipeline, states
 
@@ -81,8 +81,14 @@ class Outcome(Shown):
         return {
             result.step.name.partition(":")[2]: result.answer
             for result in self.results
-            if result.step.kind == "numbers"
+            if result.step.name.startswith("evaluate:")
         }
+
+    @property
+    def arrivals(self) -> Mapping[str, Any] | None:
+        """What ``arrivals`` said of the items that were added, if that was a step."""
+        found = [result.answer for result in self.results if result.step.name == "arrivals"]
+        return found[0] if found else None
 
     @property
     def places(self) -> dict[str, Path]:
@@ -101,7 +107,8 @@ class Outcome(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """What ``firstlight pipeline --json`` prints."""
-        return {"name": self.name, "out": self.out, "steps": self._rows(), "numbers": self.numbers}
+        value = {"name": self.name, "out": self.out, "steps": self._rows(), "numbers": self.numbers}
+        return value if self.arrivals is None else {**value, "arrivals": self.arrivals}
 
     def _rows(self) -> list[dict[str, Any]]:
         return [
@@ -176,7 +183,8 @@ def carry_out(
         FirstlightError: A step failed.
     """
     settings, steps, folder = planned(config, out, changes)
-    results = run_pipeline(steps, folder, execute, only=only, emit=emit)
+    expected = expected_seconds(settings, steps, folder)
+    results = run_pipeline(steps, folder, execute, only=only, expected=expected, emit=emit)
     return Outcome(settings.name, folder, steps, results)
 
 

@@ -10,8 +10,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from firstlight.core.errors import InputError
+from firstlight.data.cut import KNOWN, NEW
 from firstlight.data.simulate import SimulationConfig
 from firstlight.models import MODELS
+from firstlight.models.content import ContentModel
 from firstlight.pipeline.config import PipelineConfig, StageConfig, TrainConfig
 from firstlight.training.config import RunConfig, build_config
 from firstlight.training.encoder_config import build_pretrain_config
@@ -19,7 +21,7 @@ from firstlight.training.recipes import setting_texts
 from firstlight.training.refine_config import build_refine_config
 from firstlight.vision.images import ImageSet
 
-Kind = Literal["dataset", "encoder", "run", "numbers", "bundle", "page"]
+Kind = Literal["dataset", "cut", "encoder", "run", "numbers", "bundle", "table", "page"]
 Words = tuple[str, ...]
 Made = TypeVar("Made")
 
@@ -32,8 +34,8 @@ class Step:
     """One step.
 
     Attributes:
-        name: ``data``, ``pretrain``, ``refine``, ``embed``, ``split``, ``train:NAME``, ``evaluate:NAME``, ``export``
-            or ``report``.
+        name: ``data``, ``cut``, ``pretrain``, ``refine``, ``embed``, ``split``, ``train:NAME``, ``evaluate:NAME``,
+            ``export``, ``arrivals``, ``recommend`` or ``report``.
         commands: What is run, in order: the words after ``firstlight``.
         output: What it leaves.
         kind: What that is. ``numbers`` are what the command prints with ``--json``.
@@ -50,6 +52,11 @@ class Step:
     outside: tuple[Path, ...] = ()
     facts: Mapping[str, Any] | None = None
 
+    @property
+    def dataset(self) -> Path:
+        """The dataset that later steps work on, of a step that leaves one."""
+        return self.output / KNOWN if self.kind == "cut" else self.output
+
 
 def plan(config: PipelineConfig, out: Path, source: str) -> list[Step]:
     """The steps of a pipeline, in an order in which they can be run.
@@ -63,12 +70,16 @@ def plan(config: PipelineConfig, out: Path, source: str) -> list[Step]:
         InputError: A step's own settings are wrong; names file, step and field.
     """
     steps = [_data(config, out, source)]
+    if config.arrivals is not None:  # what arrives later is kept even from the encoder
+        if config.split is not None:
+            steps.append(_split(config, out, *_last_dataset(steps)))
+        steps.append(_cut(out, *_last_dataset(steps)))
     encoder = _encoder(config, out, steps, source)
     data, last = _last_dataset(steps)
     if config.encoder is not None and encoder is not None and config.encoder.use == "embed":
         steps.append(_embed(config, out, data, last, encoder))
         data, last = _last_dataset(steps)
-    if config.split is not None:
+    if config.split is not None and config.arrivals is None:
         steps.append(_split(config, out, data, last))
         data, last = _last_dataset(steps)
     views = encoder if config.encoder is not None and config.encoder.use == "views" else None
@@ -79,16 +90,15 @@ def plan(config: PipelineConfig, out: Path, source: str) -> list[Step]:
         steps += [_evaluate(config.evaluate.k, name, run, out) for name, run in runs.items()]
     if config.export is not None:
         chosen = runs[config.export.run or list(runs)[-1]]
-        words = ("export", str(chosen.output), str(out / "bundle"), "--items", str(data))
-        steps.append(Step("export", (words,), out / "bundle", "bundle", (chosen.name, last)))
+        steps += _served(config, chosen, out, steps, source)
     if config.report is not None:
-        steps.append(_report(config.report.users, list(runs.values()), out, data, last))
+        steps.append(_report(config, list(runs.values()), out, data, last))
     return steps
 
 
 def _last_dataset(steps: list[Step]) -> tuple[Path, str]:
-    step = [step for step in steps if step.kind == "dataset"][-1]
-    return step.output, step.name
+    step = [step for step in steps if step.kind in ("dataset", "cut")][-1]
+    return step.dataset, step.name
 
 
 def _find(steps: list[Step], name: str) -> Step:
@@ -147,18 +157,18 @@ def _encoder(config: PipelineConfig, out: Path, steps: list[Step], source: str) 
         raise InputError(
             f"step encoder, field given: there is no file or folder {str(section.given)!r}", path=source
         )
-    data = steps[0]
+    data, made_by = _last_dataset(steps)
     last: Step | Path | None = section.given
     for command, stage in (("pretrain", section.pretrain), ("refine", section.refine)):
         if stage is None:
             continue
         shape = _check_stage(command, stage, source)
         target = out / "encoders" / command
-        words = [command, str(data.output), "--out", str(target)]
+        words = [command, str(data), "--out", str(target)]
         if last is not None:
             words += ["--encoder", str(last.output if isinstance(last, Step) else last)]
         words += _stage_words(stage)
-        needs = (data.name, *([last.name] if isinstance(last, Step) else []))
+        needs = (made_by, *([last.name] if isinstance(last, Step) else []))
         outside = (last,) if isinstance(last, Path) else ()
         facts = {**shape, "epochs": stage.epochs or shape.get("epochs")}
         last = Step(command, ((*words, "--resume"),), target, "encoder", needs, outside, facts)
@@ -242,6 +252,38 @@ def _split(config: PipelineConfig, out: Path, data: Path, made_by: str) -> Step:
     return Step("split", (tuple(words),), out / "split", "dataset", (made_by,))
 
 
+def _cut(out: Path, data: Path, made_by: str) -> Step:
+    return Step("cut", (("data", "cut", str(data), str(out / "cut")),), out / "cut", "cut", (made_by,))
+
+
+def _served(config: PipelineConfig, run: Step, out: Path, steps: list[Step], source: str) -> list[Step]:
+    """The bundle, with what arrived, and what is asked of it."""
+    bundle, (data, last) = out / "bundle", _last_dataset(steps)
+    commands: list[Words] = [("export", str(run.output), str(bundle), "--items", str(data))]
+    # The bundle is served and added to, so what it holds decides nothing: what made it does.
+    behind = ("export", run.name, last)
+    if config.arrivals is None:
+        found = []
+    else:
+        if not issubclass(MODELS.load((run.facts or {})["model"]), ContentModel):
+            raise InputError(
+                f"step arrivals: the model of run {run.name.partition(':')[2]!r}, the bundle's, reads no content",
+                path=source,
+                hint="name another one with export.run",
+            )
+        whole = steps[steps.index(_find(steps, "cut")) - 1]
+        commands.append(("add-items", str(bundle), str(out / "cut" / NEW)))
+        words = ["arrivals", str(bundle), str(whole.dataset), "-k", str(config.arrivals.k)]
+        words += [] if config.arrivals.label is None else ["--label", config.arrivals.label]
+        found = [Step("arrivals", (tuple(words),), out / "arrivals.json", "numbers", (*behind, whole.name))]
+    made = [Step("export", tuple(commands), bundle, "bundle", (run.name, last)), *found]
+    if config.recommend is not None:
+        target = out / "recommendations.csv"
+        asked = ("recommend", str(bundle), "-k", str(config.recommend.k), "--out", str(target))
+        made.append(Step("recommend", (asked,), target, "table", behind))
+    return made
+
+
 def _train(
     config: PipelineConfig,
     name: str,
@@ -318,9 +360,13 @@ def _evaluate(ks: tuple[int, ...], name: str, run: Step, out: Path) -> Step:
     )  # fmt: skip
 
 
-def _report(users: tuple[str, ...], runs: list[Step], out: Path, data: Path, made_by: str) -> Step:
+def _report(config: PipelineConfig, runs: list[Step], out: Path, data: Path, made_by: str) -> Step:
+    assert config.report is not None
+    users, needs = config.report.users, [*(run.name for run in runs), made_by]
     words = ["report", *(str(run.output) for run in runs), "--data", str(data)]
     words += ["--users", ",".join(users)] if users else []
+    if config.arrivals is not None:
+        words += ["--arrivals", str(out / "arrivals.json")]
+        needs.append("arrivals")
     words += ["--out", str(out / "report.html")]
-    needs = (*(run.name for run in runs), made_by)
-    return Step("report", (tuple(words),), out / "report.html", "page", needs)
+    return Step("report", (tuple(words),), out / "report.html", "page", tuple(needs))

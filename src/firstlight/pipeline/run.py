@@ -22,6 +22,7 @@ from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
+from firstlight.data.cut import KNOWN, NEW
 from firstlight.pipeline.plan import RESUMING, Step, Words
 
 #: Runs one command line (the words after ``firstlight``); what it would print with ``--json``.
@@ -39,6 +40,7 @@ _LAST = {
     "encoder": "result.json",
     "run": "result.json",
     "bundle": "manifest.json",
+    "cut": f"{NEW}/dataset.json",
 }
 
 
@@ -82,6 +84,7 @@ def run_pipeline(
     execute: Execute,
     *,
     only: str | None = None,
+    expected: Mapping[str, float] | None = None,
     emit: Emit = silent,
 ) -> list[StepResult]:
     """Run what is not there yet.
@@ -91,6 +94,7 @@ def run_pipeline(
         out: The folder that they fill.
         execute: Runs a command line.
         only: Run this step alone (``train`` stands for every ``train:NAME``); what it reads must be there.
+        expected: Seconds that steps may take, by name; messages then say how much there is to go.
         emit: Receives a message a step.
 
     Returns:
@@ -119,7 +123,8 @@ def run_pipeline(
                     path=out,
                     hint=f"run it first with --only {missing}, or leave --only out",
                 )
-            result = _one(step, out, wanted, execute, f"[{number}/{len(steps)}] {step.name}", emit)
+            ahead = _ahead(steps[number - 1 :], out, expected)
+            result = _one(step, out, wanted, execute, f"[{number}/{len(steps)}] {step.name}", ahead, emit)
             results.append(result)
             digest = _digest(step)
             assert digest is not None
@@ -138,7 +143,23 @@ def _chosen(steps: Sequence[Step], only: str | None) -> list[Step]:
     return chosen
 
 
-def _one(step: Step, out: Path, wanted: str, execute: Execute, title: str, emit: Emit) -> StepResult:
+def _ahead(steps: Sequence[Step], out: Path, expected: Mapping[str, float] | None) -> str:
+    """How long the first of these steps may take, and all of them that were never run."""
+    if not expected or steps[0].name not in expected:
+        return ""
+    left = sum(
+        expected.get(step.name, 0.0) for step in steps if step is steps[0] or last_seconds(step, out) is None
+    )
+    return f", about {_clock(expected[steps[0].name])} of {_clock(left)} to go"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _one(
+    step: Step, out: Path, wanted: str, execute: Execute, title: str, ahead: str, emit: Emit
+) -> StepResult:
     note = _note(step, out)
     digest = _fresh(step, out, wanted)
     if digest is not None:
@@ -146,7 +167,7 @@ def _one(step: Step, out: Path, wanted: str, execute: Execute, title: str, emit:
         emit("message", text=f"{title}: is there")
         return StepResult(step, "done", note["seconds"], note["answer"])
     at, before, state = _make_room(step, out, note, wanted)
-    emit("message", text=f"{title}: {'goes on' if state == 'cut' else _brief(step)}")
+    emit("message", text=f"{title}: {'goes on' if state == 'cut' else _brief(step)}{ahead}")
     answer: Mapping[str, Any] = {}
     begun = time.perf_counter() - before
     for index in range(at, len(step.commands)):
@@ -173,8 +194,7 @@ def _execute(step: Step, words: Words, execute: Execute) -> Mapping[str, Any]:
 
 
 def _brief(step: Step) -> str:
-    words = step.commands[-1]
-    return " ".join(words[:2] if words[0] == "data" else words[:1])
+    return ", ".join(" ".join(words[:2] if words[0] == "data" else words[:1]) for words in step.commands)
 
 
 def _make_room(
@@ -199,7 +219,7 @@ def _make_room(
         at: int = note["commands_done"]
         if step.commands[at][0] in RESUMING:
             return at, note["seconds"], "cut"
-    if step.kind == "bundle":
+    if step.kind == "bundle" and note["state"] == "done":
         _set_aside(step.output)
     elif step.output.is_dir():
         shutil.rmtree(step.output)
@@ -233,24 +253,33 @@ def _content(path: Path) -> str:
     """Hash of a file, or of all files of a folder."""
     if path.is_file():
         return hash_file(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and "checkpoint" not in file.parts)
+    left_out = {"checkpoint", "evaluation"}  # of a run: how it came about, and what was measured of it since
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not left_out & {*file.parts})
     return hash_strings(text for file in files for text in (str(file.relative_to(path)), hash_file(file)))
 
 
 def _digest(step: Step) -> str | None:
     """Hash of what a step left, or None if it is not all there."""
-    if step.kind in ("numbers", "page"):
+    if step.kind in ("numbers", "table", "page"):
         return hash_file(step.output) if step.output.is_file() else None
     if not (step.output / _LAST[step.kind]).is_file():
         return None
     if step.kind == "bundle":  # items may have been added to it since: that is what it is for
         return "there"
-    if step.kind == "dataset":  # its manifest holds the hashes of all files, and where they came from
-        manifest = read_json(step.output / "dataset.json")
-        told = {key: value for key, value in manifest.items() if key not in ("source", "name")}
-        return hash_strings([json.dumps(told, sort_keys=True)])
+    if step.kind == "dataset":
+        return _of_dataset(step.output)
+    if step.kind == "cut":
+        parts = [step.output / name for name in (KNOWN, NEW)]
+        return hash_strings(map(_of_dataset, parts)) if (parts[0] / "dataset.json").is_file() else None
     files = [step.output / name for name in _DECISIVE[step.kind]]
     return hash_strings(hash_file(file) if file.is_file() else "" for file in files)
+
+
+def _of_dataset(folder: Path) -> str:
+    """A dataset's manifest holds the hashes of all files, and where they came from, which decides nothing."""
+    manifest = read_json(folder / "dataset.json")
+    told = {key: value for key, value in manifest.items() if key not in ("source", "name")}
+    return hash_strings([json.dumps(told, sort_keys=True)])
 
 
 def _fresh(step: Step, out: Path, wanted: str | None) -> str | None:

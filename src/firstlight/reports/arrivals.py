@@ -6,12 +6,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
+from firstlight.core.files import read_json
 from firstlight.data.dataset import Dataset
 from firstlight.reports.pictures import (
     BASELINE,
@@ -33,6 +34,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 OURS = PALETTE[3]
+#: Columns of what ``firstlight arrivals`` measures → what is looked for, among what.
+COLUMNS = {
+    "new among new": "clicks on new items,\nnew items ranked",
+    "new among all": "clicks on new items,\nall items ranked",
+    "old among all": "clicks on older items,\nall items ranked",
+    "all among all": "all clicks,\nall items ranked",
+}
+#: Rows that know what no method can know.
+_BOUNDS = ("knows the truth",)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,63 @@ class Panel:
     line_label: str = ""
 
 
+def read_arrivals(path: Path) -> dict[str, Any]:
+    """What ``firstlight arrivals --json`` printed.
+
+    Raises:
+        InputError: It is something else.
+    """
+    try:
+        found: dict[str, Any] = read_json(path)
+        fits = all({"label", *COLUMNS} <= row.keys() for row in found["rows"]) and bool(found["rows"])
+        fits = fits and {"intervals", "content_ceiling", "items", "pairs", "users", "k"} <= found.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"these are no numbers of added items ({error!r})", path=path, hint=_HINT) from error
+    if not fits:
+        raise InputError("these are no numbers of added items", path=path, hint=_HINT)
+    return found
+
+
+_HINT = "give what firstlight arrivals --json printed"
+
+
+def panels_of(found: Mapping[str, Any]) -> list[Panel]:
+    """The bars of what :func:`read_arrivals` reads; columns that nobody has a click for are left out."""
+    first, panels = next(iter(COLUMNS)), []
+    for name, title in COLUMNS.items():
+        values = {row["label"]: float(row[name]) for row in found["rows"] if row[name] is not None}
+        spans = {
+            label: (float(of[name][0]), float(of[name][1]))
+            for label, of in found["intervals"].items()
+            if name in of
+        }
+        line = found["content_ceiling"] if name == first else None
+        if values:
+            panels.append(Panel(title, values, spans, line, "all tastes, as content shows them"))
+    return panels
+
+
+def arrivals_title(found: Mapping[str, Any]) -> str:
+    """What the picture shows."""
+    return f"{found['items']:,} items arrive that nobody has clicked: recall@{found['k']} of the clicks that followed"
+
+
+def draw_found(path: Path, found: Mapping[str, Any], rows: Sequence[CoverRow] = ()) -> None:
+    """Write the picture of what :func:`read_arrivals` reads.
+
+    Args:
+        path: The PNG to write.
+        found: The numbers.
+        rows: Users and the new items that they are recommended; may be empty.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    labels = [row["label"] for row in found["rows"]]
+    bound = next((label for label in labels if label in _BOUNDS), "")
+    save_arrivals(path, arrivals_title(found), panels_of(found), rows, ours=labels[0], bound=bound)
+
+
 def save_arrivals(
     path: Path, title: str, panels: Sequence[Panel], rows: Sequence[CoverRow], *, ours: str, bound: str
 ) -> None:
@@ -65,7 +132,7 @@ def save_arrivals(
         panels: Groups of bars, of the same methods.
         rows: Users: what they watched, and the new items that they are recommended; may be empty.
         ours: The method that is coloured.
-        bound: The method that is only outlined, since it knows the truth.
+        bound: The method that is only outlined, since it knows the truth; empty if there is none.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""The numbers of a report: read from run folders, or ranked again where these do not hold them."""
+"""The numbers of a report: what is recorded with the runs, in the form that tables and pictures take."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from firstlight.evaluation.cold import ColdReport
 from firstlight.evaluation.compare import RunResult, compare
-from firstlight.evaluation.ranking import evaluate_ranking
+from firstlight.training.recorded import ColdNumbers
 from firstlight.training.run_folder import Run
 
 #: Protocol → what is looked for, and among what, in words.
@@ -22,8 +20,6 @@ PROTOCOLS = {
     "warm/warm": "clicks on known items, known items ranked",
     "cold/cold": "clicks on new items, new items ranked",
 }
-#: Groups of items by their clicks in training: name → fewest and most.
-GROUPS = {"0": (0, 0), "1–5": (1, 5), "6–20": (6, 20), "21–100": (21, 100), "more": (101, None)}
 
 
 @dataclass(frozen=True)
@@ -42,43 +38,49 @@ class Measured:
     Attributes:
         label: Its name in the report.
         run: The run.
-        cold: Its numbers under the cold-start protocols.
-        oracle_share: Share of the harmonic mean of the best single offset on cold scores that it reaches, or None.
+        numbers: Its numbers under the cold-start protocols.
         result: What a paired test needs.
     """
 
     label: str
     run: Run
-    cold: ColdReport
-    oracle_share: float | None
+    numbers: ColdNumbers
     result: RunResult
+
+    @property
+    def oracle_share(self) -> float | None:
+        """Share of the harmonic mean of the best single offset on cold scores that the run reaches, or None."""
+        share: float | None = self.numbers.value["oracle"]["share"]
+        return share
+
+    @property
+    def source(self) -> str:
+        """Where the numbers are from."""
+        record = self.numbers.record
+        return "ranked for this report" if record is None else f"numbers read from {record}"
 
 
 def protocol_values(entry: Measured, k: int) -> dict[str, Value]:
     """Recall under each protocol that has a target, and ``harmonic``, with intervals."""
-    name, found = f"recall@{k}", {}
+    name, found, value = f"recall@{k}", {}, entry.numbers.value
     for protocol in PROTOCOLS:
-        evaluation = entry.cold.protocols.get(protocol)
-        if evaluation is not None:
-            found[protocol] = Value(evaluation.metrics[name], *evaluation.intervals[name])
-    if entry.cold.harmonic:
-        found["harmonic"] = Value(entry.cold.harmonic[name], *entry.cold.harmonic_intervals[name])
+        if protocol in value["protocols"]:
+            found[protocol] = _value(value["protocols"][protocol], name)
+    if value["harmonic"]["metrics"]:
+        found["harmonic"] = _value(value["harmonic"], name)
     return found
+
+
+def _value(found: Mapping[str, Any], name: str) -> Value:
+    return Value(found["metrics"][name], *found["intervals"][name])
 
 
 def group_values(entry: Measured, k: int) -> dict[str, Value]:
-    """Recall of the test clicks on each group of :data:`GROUPS` that has any, all items ranked."""
-    run, name, found = entry.run, f"recall@{k}", {}
-    degrees, targets = run.seen.item_degrees, run.parts["test"]
-    valid = run.parts.get("valid")
-    seen = [run.seen] if valid is None else [run.seen, valid]
-    for group, (fewest, most) in GROUPS.items():
-        inside = (degrees >= fewest) & (degrees <= (np.iinfo(np.int64).max if most is None else most))
-        wanted = targets.select(inside[targets.items])
-        if wanted.n_pairs:
-            evaluation = evaluate_ranking(run.scorer, wanted, seen, (k,), seed=run.config.seed)
-            found[group] = Value(evaluation.metrics[name], *evaluation.intervals[name])
-    return found
+    """Recall of the test clicks on each group of items by training clicks that has any, all items ranked."""
+    name, value = f"recall@{k}", entry.numbers.value
+    spans = value["group_intervals"]["clicks"]
+    rows = [row for row in value["groups"]["clicks"] if row[name] is not None]
+    return {row["group"].replace("-", "–"): Value(row[name], *spans[row["group"]][name]) for row in rows}
 
 
 def comparisons(entries: Sequence[Measured], k: int) -> list[dict[str, Any]]:
@@ -92,7 +94,7 @@ def comparisons(entries: Sequence[Measured], k: int) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        if not all(protocol in entry.cold.protocols for entry in entries):
+        if not all(protocol in entry.numbers.value["protocols"] for entry in entries):
             continue
         results = [_under(entry, protocol, k) for entry in entries]
         table = compare(results, (f"recall@{k}",))
@@ -101,11 +103,12 @@ def comparisons(entries: Sequence[Measured], k: int) -> list[dict[str, Any]]:
 
 
 def _under(entry: Measured, protocol: str, k: int) -> RunResult:
-    evaluation, result = entry.cold.protocols[protocol], entry.result
+    name, result = f"recall@{k}", entry.result
+    values = entry.numbers.per_user.select("user", pl.col(f"{protocol} {name}").alias(name)).drop_nulls()
     return RunResult(
         name=entry.label,
-        per_user=evaluation.per_user.select(pl.col("user"), pl.col(f"recall@{k}")),
-        metrics={f"recall@{k}": evaluation.metrics[f"recall@{k}"]},
+        per_user=values,
+        metrics={name: entry.numbers.value["protocols"][protocol]["metrics"][name]},
         seed=result.seed,
         dataset_hash=result.dataset_hash,
         split_hash=result.split_hash,

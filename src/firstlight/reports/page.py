@@ -111,13 +111,36 @@ def results_table(entries: Sequence[Measured], values: Mapping[str, Mapping[str,
             spread = "" if value.low is None else f"<small>{value.low:.3f} – {value.high:.3f}</small>"
             cells.append(f"<td>{number}{spread}</td>")
         body.append(f'<tr><th scope="row">{escape(entry.label)}</th>{"".join(cells)}</tr>')
-    cold = entries[0].cold
+    items = entries[0].numbers.value["items"]
     caption = (
         f"Recall@{k}: of a user's held-out clicks, the share among the {k} items ranked highest. First line: which "
         f"clicks are looked for; second line: which items are ranked. Below each number its 95 % interval over users. "
-        f"{cold.n_warm:,} known items have clicks in training, {cold.n_cold:,} new ones have none."
+        f"{items['warm']:,} known items have clicks in training, {items['cold']:,} new ones have none."
     )
     return _table(caption, f'<th scope="col">run</th>{first}', body)
+
+
+def arrivals_table(found: Mapping[str, Any]) -> str:
+    """Recall of clicks on added items and on the others, a row a method."""
+    names = [name for name in found["rows"][0] if name != "label"]
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("ranked by", *names))
+    body = [
+        f'<tr><th scope="row">{escape(row["label"])}</th>'
+        + "".join("<td>–</td>" if row[name] is None else f"<td>{row[name]:.3f}</td>" for name in names)
+        + "</tr>"
+        for row in found["rows"]
+    ]
+    ceiling = found["content_ceiling"]
+    more = (
+        ""
+        if ceiling is None
+        else f" If every taste were known as far as content shows it, new among new would be {ceiling:.3f}."
+    )
+    caption = (
+        f"{found['items']:,} items were added without a click and without training. Recall@{found['k']} of the clicks "
+        f"that followed: on which items, among which items.{more}"
+    )
+    return _table(caption, heads, body)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -235,7 +258,7 @@ def made_by(entries: Sequence[Measured]) -> str:
         facts.append(
             f"{run.result['seconds']['total']:,.0f} s, at most {run.result['peak_memory_mb']:,.0f} MB"
         )
-        facts.append(f"seed {run.config.seed}")
+        facts += [f"seed {run.config.seed}", escape(entry.source)]
         if entry.oracle_share is not None:
             facts.append(
                 f"{entry.oracle_share:.1%} of the harmonic mean that the best single offset on new items would reach"

@@ -33,6 +33,7 @@ def write_report(
     folder: Path | None = None,
     users: Sequence[str] | None = None,
     probe: Mapping[str, Any] | None = None,
+    arrivals: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
     """Write a report as one HTML file, and its pictures as PNGs beside it.
@@ -45,6 +46,7 @@ def write_report(
         folder: What relative cover paths are relative to.
         users: Raw ids of users whose lists are shown; some drawn by chance if None.
         probe: What ``firstlight probe`` measured of encoders (its ``probe.json``).
+        arrivals: What ``firstlight arrivals`` measured of items that were added.
         title: The report's title.
 
     Returns:
@@ -77,6 +79,7 @@ def write_report(
     sections = [
         ("results", "Results", results),
         ("tests", f"Against {entries[0].label}", page.comparison_table(rows)),
+        ("arrivals", "Items that arrived after training", _arrived(arrivals, pictures)),
         ("groups", "By popularity of the item", made.get("groups", "")),
         ("samples", "What users get", _tall(page.samples_html(found, drawn), dataset)),
         ("curves", "Training", made.get("curves", "")),
@@ -91,6 +94,7 @@ def write_report(
         "pictures": sorted(pictures.glob("*.png")),
         "bytes": path.stat().st_size,
         "users": wanted,
+        "numbers": {entry.label: entry.source for entry in entries},
         "recall": {label: {name: value.value for name, value in of.items()} for label, of in values.items()},
     }
 
@@ -184,6 +188,22 @@ def _curves(entries: Sequence[Measured]) -> dict[str, list[Curve]]:
             epochs, losses = zip(*points, strict=True)
             curves.setdefault("loss", []).append(Curve(entry.label, epochs, losses))
     return curves
+
+
+def _arrived(found: Mapping[str, Any] | None, folder: Path) -> str:
+    """Whether people find the items that were added, where that was measured."""
+    if found is None:
+        return ""
+    from firstlight.reports.arrivals import arrivals_title, draw_found
+
+    draw_found(folder / "arrivals.png", found)
+    said = (
+        f"{found['pairs']:,} clicks on them, of {found['users']:,} users. Beside the bundle: content nearest "
+        "neighbours on the same views, popularity and chance; lines: 95 % intervals over users."
+    )
+    return page.arrivals_table(found) + page.picture(
+        folder / "arrivals.png", f"{arrivals_title(found)}; the numbers are in the table above.", said
+    )
 
 
 def _depth(probe: Mapping[str, Any] | None, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What a report is made from: finished runs, ranked again, and the dataset that shows what their items are."""
+"""What a report is made from: finished runs, their recorded numbers, and the dataset with titles and covers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from firstlight.core.extras import require
 from firstlight.core.files import read_json
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import read_dataset
+from firstlight.reports.arrivals import read_arrivals
 from firstlight.reports.encoder import read_probe
 from firstlight.reports.measures import Measured
 from firstlight.reports.report import write_report
-from firstlight.training.assess import assess_cold, run_result
+from firstlight.training.assess import run_result
+from firstlight.training.recorded import cold_numbers
 from firstlight.training.run_folder import Run, load_run
 
 
@@ -26,11 +28,12 @@ def report(
     data: Path | None = None,
     users: Sequence[str] | None = None,
     probe: Path | None = None,
+    arrivals: Path | None = None,
     k: int = 20,
     title: str | None = None,
     emit: Emit = silent,
 ) -> dict[str, Any]:
-    """Rank with finished runs and write a report about them.
+    """Write a report about finished runs. Numbers that are recorded with a run are read, others are ranked now.
 
     Args:
         runs: Their folders; the others are compared with the first.
@@ -38,6 +41,7 @@ def report(
         data: Dataset with titles and covers; the first run's own if None and it is where it was.
         users: Raw ids of users whose lists are shown; some by chance if None.
         probe: What ``firstlight probe --out`` wrote.
+        arrivals: What ``firstlight arrivals --json`` printed.
         k: Length of the lists.
         title: The report's title.
         emit: Receives messages.
@@ -53,10 +57,19 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {str(out)!r} does not end in .html", hint="for example --out report.html")
     depth: Mapping[str, Any] | None = None if probe is None else read_probe(probe)
+    arrived = None if arrivals is None else read_arrivals(arrivals)
     entries = measured(runs, k, emit)
     dataset, folder = shown_data(entries[0].run, data, emit)
     return write_report(
-        out, entries, k=k, dataset=dataset, folder=folder, users=users, probe=depth, title=title
+        out,
+        entries,
+        k=k,
+        dataset=dataset,
+        folder=folder,
+        users=users,
+        probe=depth,
+        arrivals=arrived,
+        title=title,
     )
 
 
@@ -66,7 +79,7 @@ def measured(paths: Sequence[Path], k: int, emit: Emit = silent) -> list[Measure
     Args:
         paths: Folders of finished runs.
         k: Length of the lists.
-        emit: Told of each run.
+        emit: Told of each run that has to be ranked.
 
     Raises:
         InputError: A run cannot be read, has no test numbers, or is given twice.
@@ -79,9 +92,7 @@ def measured(paths: Sequence[Path], k: int, emit: Emit = silent) -> list[Measure
     for label, path in zip(labels, paths, strict=True):
         run = load_run(path)
         result = run_result(run)
-        emit("message", text=f"ranking: {label}")
-        found = assess_cold(run, ks=(k,))
-        entries.append(Measured(label, run, found.report, found.oracle_share, result))
+        entries.append(Measured(label, run, cold_numbers(run, k, emit), result))
     return entries
 
 

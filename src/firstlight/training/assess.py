@@ -235,6 +235,7 @@ class ColdAssessment(Shown):
             "harmonic": {"metrics": report.harmonic, "intervals": report.harmonic_intervals},
             "oracle": {**vars(oracle), "share": self.oracle_share},
             "groups": {"clicks": [] if report.groups is None else report.groups.to_dicts()},
+            "group_intervals": {"clicks": report.group_intervals},
             "protocol": question.protocol,
         }
 

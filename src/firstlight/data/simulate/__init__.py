@@ -39,7 +39,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from firstlight.core.files import atomic_path, write_json
+from firstlight.core.errors import InputError
+from firstlight.core.files import atomic_path, read_json, write_json
 from firstlight.core.seeds import numpy_stream
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.dataset import Dataset, SplitInfo
@@ -50,7 +51,7 @@ from firstlight.data.simulate.titles import draw_titles
 from firstlight.data.simulate.world import Truth, draw_clicks, draw_counts, draw_times, draw_truth, instant
 from firstlight.data.split import hash_parts
 
-__all__ = ["Simulation", "SimulationConfig", "Truth", "simulate", "write_simulation"]
+__all__ = ["Simulation", "SimulationConfig", "Truth", "read_truth", "simulate", "write_simulation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,26 @@ def write_simulation(simulation: Simulation, out: Path) -> None:
         "config": settings,
     }
     write_json(out / "truth.json", about)
+
+
+def read_truth(folder: Path) -> tuple[SimulationConfig, Truth] | None:
+    """What a generated world was drawn from, or None for a folder that holds no generated world.
+
+    Raises:
+        InputError: The truth is there, but it is torn.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / "truth.json"
+    if not path.is_file():
+        return None
+    try:
+        about, arrays = read_json(path), load_file(folder / "truth.safetensors")
+        config = SimulationConfig.model_validate(about["config"])
+        return config, Truth(**arrays, n_hidden=about["n_hidden"], cut=about["cut"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the truth of this world cannot be read: {error}", path=path) from error
 
 
 def _ids(letter: str, n: int) -> pl.Series:

@@ -10,6 +10,7 @@ import typer
 from firstlight.cli.options import command
 from firstlight.cli.output import Answer, draw_pairs
 from firstlight.cli.progress import TrainingProgress, duration
+from firstlight.vision import OBJECTIVES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,8 @@ def pretrain(
     images: Images,
     out: Out,
     objective: Annotated[
-        str | None, typer.Option(metavar="mae|i-jepa", help="What is predicted: pixels, or features.")
+        str | None,
+        typer.Option(metavar="|".join(OBJECTIVES.names()), help="What is predicted: pixels, or features."),
     ] = None,
     start: Annotated[
         Path | None,

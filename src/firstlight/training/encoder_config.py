@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from firstlight.core.errors import InputError
 from firstlight.training.recipes import merge, override, read_recipe, validated
+from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import Size
 from firstlight.vision.ijepa import IJEPAConfig
 from firstlight.vision.images import ImageSet, UnusableImageError
@@ -90,9 +91,9 @@ class PretrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: Literal["mae", "i-jepa"] = "mae"
-    """What is predicted from the visible patches: the pixels of the hidden ones (``mae``), or what a slowly moving
-    copy of the encoder makes of them (``i-jepa``)."""
+    objective: str = "mae"
+    """A name of :data:`firstlight.vision.OBJECTIVES`. What is predicted from the visible patches: the pixels of the
+    hidden ones (``mae``), or what a slowly moving copy of the encoder makes of them (``i-jepa``)."""
 
     encoder: ViTConfig
     """The encoder's shape. Where nothing is said, width 192, depth 12, three heads, a class token but for ``i-jepa``,
@@ -106,6 +107,13 @@ class PretrainConfig(BaseModel):
 
     training: EncoderTrainingConfig = EncoderTrainingConfig()
     """Length and steps."""
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in OBJECTIVES.names():
+            raise ValueError(f"there is no such objective; known: {', '.join(OBJECTIVES.names())}")
+        return name
 
     @model_validator(mode="after")
     def _fits_images(self) -> Self:
@@ -130,7 +138,7 @@ def build_pretrain_config(
     Args:
         images: What will be trained on.
         recipe: Name of a shipped recipe, or a path ending in ``.yaml``.
-        objective: ``mae`` or ``i-jepa``.
+        objective: A name of :data:`firstlight.vision.OBJECTIVES`.
         overrides: ``key.path=value`` texts; values are YAML.
         start: Shape of the encoder that training goes on from.
 
@@ -146,7 +154,8 @@ def build_pretrain_config(
     if not isinstance(given, Mapping):
         raise InputError(f"config field encoder: not a mapping (got {given!r})", path=recipe)
     encoder: dict[str, Any] = {"dim": 192, "depth": 12, "heads": 3}
-    encoder["class_token"] = tree.get("objective") != "i-jepa"  # what is predicted there has no use for one
+    named = tree.get("objective", "mae")
+    encoder["class_token"] = named not in OBJECTIVES.names() or OBJECTIVES.load(named).class_token
     if start is not None:
         encoder = start.model_dump(mode="json")
     merge(encoder, given)

@@ -16,13 +16,12 @@ from firstlight.training.checkpoint import load_tensors
 from firstlight.training.encoder_config import PretrainConfig
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
-from firstlight.vision.crop_config import CropConfig, crop_and_flip
+from firstlight.vision import OBJECTIVES
+from firstlight.vision.crop_config import CropConfig
 from firstlight.vision.encoder_file import Encoder, load_encoder
-from firstlight.vision.ijepa import IJEPA
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
-from firstlight.vision.mae import MAE
-from firstlight.vision.masked import MaskedObjective
+from firstlight.vision.pretraining import PretrainObjective
 from firstlight.vision.vit import ViT
 
 PHASE = "pretrain"
@@ -99,21 +98,19 @@ def pretrain(
 
 def crops_of(config: PretrainConfig) -> CropConfig:
     """What the objective sees of an image."""
-    if config.objective == "i-jepa":
-        return crop_and_flip(config.encoder.image_size, config.ijepa.crop_scale, flip=0.0)
-    return crop_and_flip(config.encoder.image_size, config.mae.crop_scale)
+    kind: type[PretrainObjective] = OBJECTIVES.load(config.objective)
+    return kind.crops(kind.settings(config), config.encoder.image_size)
 
 
-def build_objective(config: PretrainConfig) -> MAE | IJEPA:
+def build_objective(config: PretrainConfig) -> PretrainObjective:
     """The objective with starting weights."""
-    seed = config.training.seed
+    seed, kind = config.training.seed, OBJECTIVES.load(config.objective)
     encoder, rng = ViT(config.encoder, torch_stream(seed, "encoder")), torch_stream(seed, "decoder")
-    if config.objective == "i-jepa":
-        return IJEPA(config.ijepa, encoder, rng)
-    return MAE(config.mae, encoder, rng)
+    objective: PretrainObjective = kind(kind.settings(config), encoder, rng)
+    return objective
 
 
-def _take_over(objective: MaskedObjective, start: Path, known: Encoder) -> None:
+def _take_over(objective: PretrainObjective, start: Path, known: Encoder) -> None:
     """Copy weights: of the whole objective where its checkpoint is there, else of the encoder."""
     try:
         objective.start_from(known.vit.state_dict())
@@ -148,7 +145,7 @@ def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _facts(config: PretrainConfig, objective: MaskedObjective, loader: ImageLoader) -> dict[str, Any]:
+def _facts(config: PretrainConfig, objective: PretrainObjective, loader: ImageLoader) -> dict[str, Any]:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     return {
         "what": f"pre-training by {config.objective}",

@@ -22,7 +22,7 @@ from torch.nn.functional import layer_norm, smooth_l1_loss
 from firstlight.core.distributed import own_slice, world
 from firstlight.vision.crop_config import AreaShare, Range
 from firstlight.vision.masked import MaskedObjective
-from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups
+from firstlight.vision.objective import ImageBatch
 from firstlight.vision.vit import ViT
 
 
@@ -101,6 +101,10 @@ class IJEPA(MaskedObjective):
         target: The slow copy, which is also what is kept in the end.
     """
 
+    name = "i-jepa"
+    Config = IJEPAConfig
+    class_token = False  # the predictor has no use for one
+    flip = 0.0
     predictor_embed: nn.Linear
     predictor_blocks: nn.ModuleList
     predictor_norm: nn.LayerNorm
@@ -183,10 +187,6 @@ class IJEPA(MaskedObjective):
             both = block(both)
         found: Tensor = self.predictor_proj(self.predictor_norm(both[:, -m:]))
         return found.view(b, t, m, -1)
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Encoder and predictor, all at the run's rate; the slow copy is not trained."""
-        return decay_groups("i-jepa", [self])
 
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:

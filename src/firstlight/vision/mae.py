@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from firstlight.vision.crop_config import AreaShare
 from firstlight.vision.masked import MaskedObjective
-from firstlight.vision.objective import ImageBatch, ParameterGroup, decay_groups, uniform
+from firstlight.vision.objective import ImageBatch, uniform
 from firstlight.vision.vit import ViT
 
 
@@ -73,6 +73,8 @@ class MAE(MaskedObjective):
         rng: Stream of the decoder's starting weights.
     """
 
+    name = "mae"
+    Config = MAEConfig
     decoder_embed: nn.Linear
     decoder_blocks: nn.ModuleList
     decoder_norm: nn.LayerNorm
@@ -138,14 +140,3 @@ class MAE(MaskedObjective):
             tokens = block(tokens)
         painted = self.decoder_pred(self.decoder_norm(tokens[:, encoder.prefix + keep :]))
         return painted, order[:, keep:]
-
-    def parameter_groups(self) -> list[ParameterGroup]:
-        """Encoder and decoder, all at the run's rate; biases, norms and tokens without weight decay."""
-        return decay_groups("mae", [self])
-
-    def after_step(self, step: int, total: int) -> None:
-        """Nothing moves beside the gradients."""
-
-    def figures(self) -> dict[str, float]:
-        """Nothing beside the loss."""
-        return {}

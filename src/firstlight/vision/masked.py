@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from firstlight.vision.layers import Block, start_token, start_weights
 from firstlight.vision.positions import sincos_positions
-from firstlight.vision.vit import ViT
+from firstlight.vision.pretraining import PretrainObjective
 from firstlight.vision.vit_config import ViTConfig
 
 
-class MaskedObjective(nn.Module):
+class MaskedObjective(PretrainObjective):
     """An encoder, and beside it what predicts hidden patches from visible ones.
 
     What predicts has four parts: ``NAME_embed`` (encoder's width to its own), ``NAME_blocks``, ``NAME_norm``, and a
@@ -23,10 +23,6 @@ class MaskedObjective(nn.Module):
 
     mask_token: nn.Parameter
     positions: Tensor
-
-    def __init__(self, encoder: ViT) -> None:
-        super().__init__()
-        self.encoder = encoder
 
     def add_narrow(
         self, name: str, last: str, shape: tuple[int, int, int], outputs: int, rng: torch.Generator
@@ -79,11 +75,3 @@ class MaskedObjective(nn.Module):
         patches = self.encoder.embed(images)
         seen = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2]))
         return self.encoder.finish(self.encoder.run(self.encoder.with_prefix(seen), rng=rng)[0])
-
-    def start_from(self, state: dict[str, Tensor]) -> None:
-        """Take over the weights of an encoder."""
-        self.encoder.load_state_dict(state)
-
-    def learned(self) -> ViT:
-        """What the run is for: the encoder."""
-        return self.encoder

@@ -8,6 +8,7 @@ timm and Hugging Face. Three steps: :mod:`.containers` (file to tensors, running
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.files import read_json
 from firstlight.core.hashing import hash_file
 from firstlight.vision.checkpoints.containers import Container, read_container
-from firstlight.vision.checkpoints.layouts import Renamed, rename
+from firstlight.vision.checkpoints.layouts import LAYOUTS, Layout, Renamed, rename
 from firstlight.vision.checkpoints.shapes import Hints, read_shape
 from firstlight.vision.crop_config import IMAGENET_MEAN, IMAGENET_STD
 from firstlight.vision.encoder_file import Encoder
@@ -72,12 +73,15 @@ def load_foreign(path: Path, *, heads: int | None = None) -> Encoder:
     return read_foreign(path, heads=heads)[0]
 
 
-def read_foreign(path: Path, *, heads: int | None = None) -> tuple[Encoder, Report]:
+def read_foreign(
+    path: Path, *, heads: int | None = None, layouts: Sequence[Layout] = LAYOUTS
+) -> tuple[Encoder, Report]:
     """Read a foreign checkpoint.
 
     Args:
         path: A checkpoint file, or a folder of Hugging Face or timm.
         heads: Attention heads; None: as the file's settings say, else by width.
+        layouts: How its names may be formed; the first that fits counts.
 
     Returns:
         The encoder, and how the file's names met ours.
@@ -89,7 +93,7 @@ def read_foreign(path: Path, *, heads: int | None = None) -> tuple[Encoder, Repo
     file = _weights_file(Path(path))
     beside = _Beside(file)
     container = read_container(file)
-    renamed = rename(container)
+    renamed = rename(container, layouts)
     report = Report(file.name, renamed.source, dropped=sorted(renamed.dropped))
     config, state = read_shape(renamed, _hints(container, beside, heads), file, report.notes)
     vit = ViT(config, None)

@@ -8,7 +8,7 @@ transformer does not know is an error later on: nothing is left out in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -123,8 +123,12 @@ class Renamed:
     lacks_norm: bool = False
 
 
-def rename(container: Container) -> Renamed:
+def rename(container: Container, layouts: Sequence[Layout] = LAYOUTS) -> Renamed:
     """Find the layout of a container and bring its names to ours.
+
+    Args:
+        container: What a file holds.
+        layouts: Those that it may have, tried in order.
 
     Raises:
         InputError: No layout fits, or two weights end up with one name.
@@ -132,15 +136,15 @@ def rename(container: Container) -> Renamed:
     names = [*container.tensors, *container.strays]
     own, outside = _unwrapped(names)
     layout = next(
-        (each for each in LAYOUTS if any(re.search(each.mark, name) for name in own.values())), None
+        (each for each in layouts if any(re.search(each.mark, name) for name in own.values())), None
     )
     if layout is None:
         raise InputError(
             f"no vision transformer in any known layout (weights: {', '.join(sorted(names)[:6])}, …)",
             path=container.path,
-            hint=f"known: {', '.join(each.name for each in LAYOUTS)}",
+            hint=f"known: {', '.join(each.name for each in layouts)}",
         )
-    source = _source(container, own.values(), names)
+    source = _source(container, own.values(), names) if layout in LAYOUTS else layout.name
     result = Renamed(layout, source, dropped=outside, lacks_norm=source == "CrossMAE")
     for name, inner in own.items():
         if any(re.search(pattern, inner) for pattern in layout.drop):

@@ -104,8 +104,8 @@ def head_blocks(heads: Literal["auto"] | int | tuple[int, ...], depth: int) -> l
         ValueError: A block does not exist, or is the last one, which the final output stands for.
     """
     if heads == "auto":
-        third = {24: 8, 32: 12}.get(depth, max(2, round(depth / 3)))
-        heads = min(third, depth)
+        third: int = min(depth, {24: 8, 32: 12}.get(depth, max(2, round(depth / 3))))
+        heads = third
     if isinstance(heads, int):
         heads = tuple(range(depth - heads, depth - 1))
     if len(set(heads)) != len(heads) or any(not 0 <= block < depth - 1 for block in heads):

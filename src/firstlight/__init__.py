@@ -10,12 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from firstlight.api.data import convert, inspect, read, simulate, split
+    from firstlight.api.data import convert, cut, inspect, read, simulate, split
     from firstlight.api.encoders import TrainedEncoder, embed, pretrain, probe, refine
     from firstlight.api.pipelines import run_pipeline
     from firstlight.api.runs import (
         Run,
         add_items,
+        arrivals,
         compare,
         evaluate,
         export,
@@ -33,8 +34,10 @@ __all__ = [
     "TrainedEncoder",
     "__version__",
     "add_items",
+    "arrivals",
     "compare",
     "convert",
+    "cut",
     "embed",
     "evaluate",
     "export",
@@ -55,11 +58,11 @@ __all__ = [
 
 #: Module of the facade → what it offers.
 _OFFERS = {
-    "data": ("convert", "inspect", "read", "simulate", "split"),
+    "data": ("convert", "cut", "inspect", "read", "simulate", "split"),
     "encoders": ("TrainedEncoder", "embed", "pretrain", "probe", "refine"),
     "pipelines": ("run_pipeline",),
     "runs": (
-        *("Run", "add_items", "compare", "evaluate", "export"),
+        *("Run", "add_items", "arrivals", "compare", "evaluate", "export"),
         *("recommend", "report", "serve", "similar", "train"),
     ),
 }

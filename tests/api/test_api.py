@@ -219,10 +219,30 @@ def test_new_items_and_bundles(command, runs, tmp_path):
     about = command("export", first, tmp_path / "bundle")
     bundle = run.export(tmp_path / "bundle-too")
     assert isinstance(bundle, Bundle)
+    assert repr(bundle).endswith("version 1, 80 users, 61 items>")
     assert about["items"] == int(bundle.alive.sum()) == 61
     for target in (bundle, tmp_path / "bundle-too"):
         assert fl.recommend(target, k=61).equals(lists_of_all)
     assert fl.similar(bundle, "fresh", k=3).equals(run.similar("fresh", k=3))
+
+
+def test_items_that_arrive(command, split, runs, tmp_path):
+    told = command("data", "cut", split, tmp_path / "a")
+    known, new = fl.cut(split, tmp_path / "b")
+    assert (plain(known.summary()), plain(new.summary())) == (told["known"], told["new"])
+    assert [part.content_hash for part in fl.cut(fl.read(split))] == [known.content_hash, new.content_hash]
+    run = fl.train(known, model="mhcr", out=tmp_path / "run", epochs=1, threads=1, set=QUICK, progress=False)
+    assert run.add_items(tmp_path / "b" / "new").added == new.n_items
+    told = command("arrivals", run.path, split, "-k", 5)
+    found = run.arrivals(split, k=5)
+    assert plain(found.to_dict()) == told
+    assert plain(fl.arrivals(run.path, fl.read(split), k=5).to_dict()) == told
+    assert "items that were added" in repr(found)
+
+
+def test_numbers_of_the_cold_protocol_stay_with_the_run(runs):
+    runs["mf"].evaluate(protocol="cold", k=[7])
+    assert (runs["mf"].path / "evaluation" / "cold-7.json").is_file()
 
 
 def test_report(command, runs, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from firstlight.api.paths import Data, Place, dataset
 from firstlight.core.choices import one_of
+from firstlight.data.cut import KNOWN, NEW, cut_dataset, write_cut
 from firstlight.data.dataset import Dataset
 from firstlight.data.folder import write_dataset
 from firstlight.data.formats import ReadOptions, read_dataset
@@ -103,6 +104,28 @@ def split(
     """
     parts = split_dataset(dataset(data), SplitOptions(by, seed, valid_share, test_share))
     return parts if out is None else convert(parts, out)
+
+
+def cut(data: Data, out: Place | None = None) -> tuple[Dataset, Dataset]:
+    """Part a dataset into what was known before the test part, and the items that came after.
+
+    These are the items that a split by time or by cold items keeps for the test.
+
+    Args:
+        data: A split dataset, or where one is.
+        out: A folder to write them to, as ``known`` and ``new``, if they are to be kept.
+
+    Returns:
+        What was known, to train on; and the items that came after, without users and clicks, to be added.
+
+    Raises:
+        InputError: ``data`` cannot be read, no item of it is new at the test, or ``out`` holds them already.
+    """
+    known, new = cut_dataset(dataset(data))
+    if out is None:
+        return known, new
+    write_cut(known, new, Path(out))
+    return read_dataset(Path(out) / KNOWN), read_dataset(Path(out) / NEW)
 
 
 def simulate(

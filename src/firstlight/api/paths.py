@@ -25,6 +25,14 @@ def dataset(data: Data) -> Dataset:
     return data if isinstance(data, Dataset) else read_dataset(Path(data))
 
 
+def folder_of(data: Dataset) -> Path | None:
+    """The folder that a dataset came from, if it is still there: what relative cover paths are relative to."""
+    source = Path(data.source)
+    if not data.source or not source.exists():
+        return None
+    return source if source.is_dir() else source.parent
+
+
 def optional(place: Place | None) -> Path | None:
     """A path, if there is one."""
     return None if place is None else Path(place)

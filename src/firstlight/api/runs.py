@@ -10,13 +10,14 @@ from typing import Any, Literal, overload
 
 import polars as pl
 
-from firstlight.api.paths import Data, Place, changes, dataset, ids, listener, optional
+from firstlight.api.paths import Data, Place, changes, dataset, folder_of, ids, listener, optional
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 from firstlight.core.shown import Shown
 from firstlight.evaluation.compare import compare as compare_runs
 from firstlight.evaluation.ranking import metric_table
 from firstlight.pipeline import served
+from firstlight.pipeline.arrivals import ArrivalReport, measure_arrivals
 from firstlight.pipeline.served import Added
 from firstlight.serving.bundle import Bundle
 from firstlight.training.assess import (
@@ -25,10 +26,10 @@ from firstlight.training.assess import (
     Part,
     Warmth,
     assess,
-    assess_cold,
     run_result,
 )
 from firstlight.training.config import RunConfig, build_config
+from firstlight.training.recorded import evaluate_cold
 from firstlight.training.run import train as train_run
 from firstlight.training.run_folder import Run as LoadedRun
 from firstlight.training.run_folder import load_run
@@ -141,6 +142,10 @@ class Run(Shown, os.PathLike[str]):
     ) -> Added:
         """Make items without clicks recommendable; see :func:`firstlight.add_items`."""
         return add_items(self, new_items, title=title, id=id, features=features)
+
+    def arrivals(self, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:
+        """Whether people find the items that were added; see :func:`firstlight.arrivals`."""
+        return arrivals(self, data, label=label, k=k)
 
     def export(self, bundle: Place, *, items: Place | None = None) -> Bundle:
         """Write a bundle that can be served; see :func:`firstlight.export`."""
@@ -262,7 +267,8 @@ def evaluate(
         k: Lengths of the list.
         part: Which part is held out, ``valid`` or ``test``.
         protocol: ``ranking``: one ranking; ``cold``: warm and cold targets side by side, each in its own pool and in
-            the whole one.
+            the whole one. What this finds on the run's own test part stays in the run's folder, where :func:`report`
+            reads it.
 
     Raises:
         InputError: There is no such part, or nothing in it to rank.
@@ -275,7 +281,9 @@ def evaluate(
         raise InputError(
             "protocol 'cold' reports every kind of target in every pool", hint="leave out targets and pool"
         )
-    return assess_cold(loaded, other, part=part, ks=cuts)
+    from firstlight.cli.output import tell
+
+    return evaluate_cold(loaded, other, part=part, ks=cuts, emit=tell)
 
 
 def compare(
@@ -365,6 +373,28 @@ def add_items(
     return served.add_items(_target(target), Path(new_items), title=title, item=id, features=files, emit=tell)
 
 
+def arrivals(target: Target, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:
+    """Measure whether people find the items that were added to a run or a bundle.
+
+    Every item is ranked for every user who clicked something in the test part of ``data``. Beside the target stand
+    content nearest neighbours on the same views, popularity and chance; for a generated world the truth, too.
+
+    Args:
+        target: What items were added to.
+        data: Its test part holds the clicks to look for; ids are matched.
+        label: What to call the target; its model's name if None.
+        k: Length of the lists.
+
+    Raises:
+        InputError: Nothing was added, or there is no click to look for.
+    """
+    from firstlight.cli.output import tell
+
+    later = dataset(data)
+    bundle = served.open_served(_target(target), tell)
+    return measure_arrivals(bundle, later, label=label, k=k, folder=folder_of(later))
+
+
 def export(run: Run | Place, bundle: Place, *, items: Place | None = None) -> Bundle:
     """Write a bundle that can be served: vectors, ids, titles, small covers, clicks, the encoder of new items.
 
@@ -417,6 +447,7 @@ def report(
     data: Place | None = None,
     users: str | Iterable[object] | None = None,
     probe: Place | None = None,
+    arrivals: Place | None = None,
     k: int = 20,
     title: str | None = None,
 ) -> dict[str, Any]:
@@ -428,6 +459,7 @@ def report(
         data: Dataset with titles and covers; the first run's own if None and it is where it was.
         users: Raw ids of users whose lists are shown; some by chance if None.
         probe: What ``firstlight probe --out`` wrote: adds the encoder's depth.
+        arrivals: File of what ``firstlight arrivals --json`` printed: adds whether people find items that came later.
         k: Length of the lists.
         title: Title of the report.
 
@@ -449,6 +481,7 @@ def report(
         data=optional(data),
         users=ids(users, "users"),
         probe=optional(probe),
+        arrivals=optional(arrivals),
         k=k,
         title=title,
         emit=tell,

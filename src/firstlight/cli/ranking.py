@@ -72,16 +72,14 @@ def evaluate(
             "--protocol cold reports every kind of target in every pool",
             hint="leave out --targets and --pool",
         )
-    from firstlight.training.assess import assess, assess_cold
-    from firstlight.training.recorded import record_cold
+    from firstlight.training.assess import assess
+    from firstlight.training.recorded import evaluate_cold
     from firstlight.training.run_folder import load_run
 
     loaded = load_run(run)
     dataset = None if path is None else reading.read(path)
     if protocol == "cold":
-        cold = assess_cold(loaded, dataset, part=part, ks=cuts)  # type: ignore[arg-type]  # checked by one_of
-        if dataset is None and part == "test":
-            record_cold(loaded, cold, tell)
+        cold = evaluate_cold(loaded, dataset, part=part, ks=cuts, emit=tell)  # type: ignore[arg-type]
         return Answer({"run": run, "data": path, **cold.to_dict()}, lambda target: _draw_cold(target, cold))
     found = assess(loaded, dataset, part=part, targets=targets, pool=pool, ks=cuts)  # type: ignore[arg-type]
 

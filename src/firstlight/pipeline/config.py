@@ -74,7 +74,7 @@ class StageConfig(_Section):
     recipe: str | None = None
     """Name of a shipped recipe, or a YAML file."""
 
-    objective: Literal["mae", "i-jepa"] | None = None
+    objective: str | None = None
     """What is predicted (``pretrain`` only)."""
 
     epochs: int | None = Field(None, ge=1)

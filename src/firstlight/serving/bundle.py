@@ -56,6 +56,10 @@ class Bundle(Store):
 
     _user_rows: tuple[Base, dict[str, int]] | None = None
 
+    def __repr__(self) -> str:
+        users, items = len(self.snapshot.base.user_ids), int(self.alive.sum())
+        return f"<Bundle {str(self.folder)!r}: version {self.version}, {users:,} users, {items:,} items>"
+
     @classmethod
     def create(
         cls,

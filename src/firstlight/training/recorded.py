@@ -9,7 +9,7 @@ in the run's folder, and reports read it there::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import firstlight
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import atomic_path, read_json, write_json
 from firstlight.core.values import plain
-from firstlight.training.assess import ColdAssessment, assess_cold
+from firstlight.data.dataset import Dataset
+from firstlight.training.assess import ColdAssessment, Part, assess_cold
 from firstlight.training.run_folder import Run
 
 FOLDER = "evaluation"
@@ -60,6 +61,21 @@ def cold_numbers(run: Run, k: int, emit: Emit = silent) -> ColdNumbers:
     assessed = assess_cold(run, ks=(k,))
     record_cold(run, assessed, emit)
     return ColdNumbers(plain(assessed.to_dict()), assessed.report.per_user)
+
+
+def evaluate_cold(
+    run: Run,
+    dataset: Dataset | None = None,
+    *,
+    part: Part = "test",
+    ks: Sequence[int] = (10, 20, 50),
+    emit: Emit = silent,
+) -> ColdAssessment:
+    """As :func:`firstlight.training.assess.assess_cold`; numbers of the run's own test part are recorded."""
+    found = assess_cold(run, dataset, part=part, ks=ks)
+    if dataset is None and part == "test":
+        record_cold(run, found, emit)
+    return found
 
 
 def record_cold(run: Run, found: ColdAssessment, emit: Emit = silent) -> Path | None:

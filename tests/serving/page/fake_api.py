@@ -85,17 +85,34 @@ class FakeApi:
         found = self.ranked(self.vectors[item], {item}, k)
         return [{**self.shown(one), "score": score} for one, score in found]
 
-    def recommend(self, user: str, k: int = 20, only_new: bool = False) -> dict[str, Any]:
-        row = self.users.index(user)
-        history = [self.ids[i] for i in self.seen[row]]
+    def recommend(
+        self, user: str | None = None, k: int = 20, only_new: bool = False, history: list[str] | None = None
+    ) -> dict[str, Any]:
+        if user is None:
+            seen = [item for item in history or [] if item in self.vectors]
+            taste = sum((self.vectors[item] for item in seen), np.zeros_like(self.tastes[0]))
+        else:
+            row = self.users.index(user)
+            seen, taste = [self.ids[i] for i in self.seen[row]], self.tastes[row]
         items = []
-        for item, score in self.ranked(self.tastes[row], set(history), len(self.ids) + 9):
+        for item, score in self.ranked(taste, set(seen), len(self.ids) + 9):
             if only_new and not self.new[item]:
                 continue
-            why = max(history, key=lambda one: float(self.vectors[one] @ self.vectors[item]), default=None)
-            reason = why and {"item": why, "title": self.titles[why], "view": self.views[len(items) % 3]}
-            items.append({**self.shown(item), "score": score, "why": reason})
+            why = max(seen, key=lambda one: float(self.vectors[one] @ self.vectors[item]), default=None)
+            items.append(
+                {**self.shown(item), "score": score, "why": why and self.reason(item, why, len(items))}
+            )
         return {"version": 1, "user": user, "items": items[:k]}
+
+    def reason(self, item: str, why: str, place: int) -> dict[str, Any]:
+        """By turns: without a view, in a view, and in a view with a group."""
+        view = (None, *self.views)[(place + 1) % (len(self.views) + 1)]
+        group = None
+        if view in self.views[:2]:
+            told = [one for one in self.ids if self.topic[one] == self.topic[item] and one != item][:3]
+            named = [{"id": one, "title": self.titles[one]} for one in told]
+            group = {"number": 4, "weight": 0.61, "items": named}
+        return {"item": why, "title": self.titles[why], "view": view, "hyperedge": group}
 
     def map(self) -> dict[str, Any]:
         rng = np.random.default_rng(0)
@@ -137,6 +154,12 @@ class FakeApi:
                 return None
             history = [self.shown(self.ids[i]) for i in self.seen[self.users.index(user)]]
             return {"id": user, "clicks": len(history), "history": history[: int(query["limit"])]}
+        if path == "/v1/items":
+            found = [item for item in self.ids if words in f"{item} {self.titles[item]}".lower()]
+            return {"items": [self.shown(item) for item in found[: int(query["limit"])]]}
+        if path.startswith("/v1/items/"):
+            item = unquote(path.removeprefix("/v1/items/"))
+            return {**self.shown(item), "texts": {}} if item in self.titles else None
         if path == "/version":
             return {"version": 1, "takes_new_items": self.takes_new_items}
         return self.map() if path == "/v1/map" else None
@@ -226,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"version": 1, "items": self.api.similar(request["item"], request["k"])})
         elif self.path == "/v1/recommend/batch":
             self.answer(200, {"answers": [self.api.recommend(**one) for one in request["requests"]]})
-        elif request["user"] in self.api.users:
+        elif "history" in request or request["user"] in self.api.users:
             self.answer(200, self.api.recommend(**request))
         else:
             self.problem(404, "Unknown user", f"user {request['user']!r} is unknown")

@@ -13,6 +13,8 @@ WALL = "document.querySelectorAll('.person .wall .tile').length"
 READY = {
     "/people": "document.querySelectorAll('#found a').length",
     "/people/u07": WALL,
+    "/visitor": "document.querySelectorAll('#found-items button').length",
+    "/visitor?item=v03&item=v11": f"{WALL} && document.querySelectorAll('#found-items button').length",
     "/add": "document.querySelector('#new-title')",
     "/map": "document.querySelectorAll('.legend li').length > 1",
 }

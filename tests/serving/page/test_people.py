@@ -9,6 +9,19 @@ from serving.page.fake_api import FakeApi
 WALL = "document.querySelectorAll('.person .wall .tile').length"
 
 
+def in_words(why: dict) -> str:
+    """A reason as a screen reader says it."""
+    words = f"like {why['title']}"
+    if why["view"]:
+        words += f", by {why['view']}"
+    names = [one["title"] for one in (why["hyperedge"] or {"items": []})["items"]]
+    names = [name for name in names if name != why["title"]]
+    if names:
+        last = f"{',' if len(names) > 2 else ''} and {names[-1]}" if len(names) > 1 else names[0]
+        words += ", grouped with " + (", ".join(names[:-1]) + last if len(names) > 1 else last)
+    return words
+
+
 def test_pick_a_person_and_reload(visit, api: FakeApi):
     page = visit()
     page.until("document.querySelectorAll('#found a').length === 30")
@@ -29,9 +42,9 @@ def test_pick_a_person_and_reload(visit, api: FakeApi):
     assert any(new)
     assert not all(new)
     assert page.count(".strip li") == len(api.seen[7])
-    why = expected[0]["why"]
-    assert f"like {why['title']}" in page.text(".why")
-    assert f"by {why['view']}" in page.text(".why")
+    reasons = page.js("[...document.querySelectorAll('.person .wall .why')].map(one => one.textContent)")
+    assert reasons == [in_words(item["why"]) for item in expected]
+    assert sum("grouped" in words for words in reasons) > 3
     assert page.text("h1") == "u07"
     assert page.js("document.title") == "u07 · firstlight"
 
@@ -77,6 +90,11 @@ def test_close_up_of_an_item(visit, api: FakeApi):
     first = api.recommend("u07")["items"][0]
     shown = page.js("[...document.querySelectorAll('#item .wall .tile')].map(one => one.dataset.item)")
     assert shown == [item["id"] for item in api.similar(first["id"], 10)]
+    why = first["why"]
+    assert f"most alike by {why['view']}" in page.text("#item .closeup")
+    group = [one["title"] for one in why["hyperedge"]["items"]]
+    assert f"By {why['view']} the model groups it with" in page.text("#item .group")
+    assert page.js("[...document.querySelectorAll('#item .group q')].map(one => one.textContent)") == group
     page.click("#item .wall .tile")  # the next item opens in its place
     page.until(f"document.querySelector('#item-title').textContent === {json.dumps(api.titles[shown[0]])}")
     page.click("#item .close")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 from browser import Page
@@ -31,6 +33,39 @@ def test_what_is_shown_is_what_the_api_says(page: Page, live: Running):
     page.js("location.hash = '#/people/nobody'")
     page.until("document.querySelector('.person [role=alert]')")
     assert all(url.startswith(live.address) for url in page.urls)
+
+
+def test_a_visitor_is_shown_what_the_api_says(page: Page, grouped: dict[str, Path], tmp_path: Path):
+    """Somebody in no log: items are picked, and the model's own rule answers, with view and hyperedge."""
+    with server(Path(shutil.copytree(grouped["bundle"], tmp_path / "bundle"))) as running:
+        page.open(f"{running.address}#/visitor")
+        page.until("document.querySelectorAll('#found-items button').length === 30")
+        page.click("#found-items li:nth-child(4) button")
+        page.until(WALL)
+        page.click("#found-items li:nth-child(9) button")
+        picked = page.js("[...document.querySelectorAll('.strip .tile')].map(one => one.dataset.item)")
+        assert len(picked) == 2
+        answer = running.post("/v1/recommend", {"history": picked, "k": 24}).json()["items"]
+        wanted = json.dumps([item["id"] for item in answer])
+        page.until(f"JSON.stringify({SHOWN}) === JSON.stringify({wanted})")
+        told = page.js("[...document.querySelectorAll('.person .wall .why')].map(one => one.textContent)")
+        grouped_by = 0
+        for words, item in zip(told, answer, strict=True):
+            why = item["why"]
+            assert words.startswith(f"like {why['title']}")
+            assert (f", by {why['view']}" in words) == bool(why["view"])
+            names = [one["title"] for one in (why["hyperedge"] or {"items": []})["items"]]
+            assert all(name in words for name in names)
+            grouped_by += bool(names)
+        assert grouped_by > 0
+        page.reload()
+        page.until(f"JSON.stringify({SHOWN}) === JSON.stringify({wanted})")
+        place = next(at for at, item in enumerate(answer) if item["why"]["hyperedge"])
+        page.click(f".person .wall li:nth-child({place + 1}) .tile")
+        page.until("document.querySelectorAll('#item .wall .tile').length")
+        why = answer[place]["why"]
+        assert f"most alike by {why['view']}" in page.text("#item .closeup")
+        assert why["hyperedge"]["items"][0]["title"] in page.text("#item .group")
 
 
 def test_a_new_cover_lands_and_stays(page: Page, copied: Path, tmp_path: Path):

@@ -72,6 +72,8 @@ const name = encodeURIComponent;
 
 export const users = (query, limit, signal) => call(`v1/users?query=${name(query)}&limit=${limit}`, { signal });
 export const user = (id, limit, signal) => call(`v1/users/${name(id)}?limit=${limit}`, { signal });
+export const items = (query, limit, signal) => call(`v1/items?query=${name(query)}&limit=${limit}`, { signal });
+export const item = (id, signal) => call(`v1/items/${name(id)}`, { signal });
 export const map = (signal) => call("v1/map?limit=5000", { signal });
 export const version = () => call("version");
 export const coverOf = (id) => `v1/items/${name(id)}/cover`;

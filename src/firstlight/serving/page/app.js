@@ -4,12 +4,13 @@ import { keepToken } from "./api.js";
 import { closeItem, setUpDialog } from "./item.js";
 import { makeMap } from "./map.js";
 import { makePeople } from "./people.js";
+import { makeVisitor } from "./visitor.js";
 
-const MAKERS = { people: makePeople, add: makeAdd, map: makeMap };
+const MAKERS = { people: makePeople, visitor: makeVisitor, add: makeAdd, map: makeMap };
 const made = {}; // Views stay as they were left: what was typed, found or zoomed is there when one comes back.
 let shown = null;
 
-/** `#/people/ID?item=ID` → `{view, id, item}` */
+/** `#/people/ID?item=ID` → `{view, id, item, items}` */
 function route() {
   const [path, query = ""] = location.hash.slice(1).split("?");
   const [, view, id] = path.split("/");
@@ -19,7 +20,8 @@ function route() {
   } catch {
     // Half an escape, typed by hand.
   }
-  return { view: view in MAKERS ? view : "people", id: name, item: new URLSearchParams(query).get("item") };
+  const items = new URLSearchParams(query).getAll("item");
+  return { view: view in MAKERS ? view : "people", id: name, item: items[0] ?? null, items };
 }
 
 function show(first) {

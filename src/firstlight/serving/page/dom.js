@@ -38,12 +38,31 @@ export function calm(ms, run) {
   };
 }
 
+/** Let the arrow keys go up and down between stops; `stops()` gives them in order. */
+export function arrows(element, stops) {
+  element.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowDown" && event.key !== "ArrowUp") return;
+    const all = stops();
+    const next = all[all.indexOf(document.activeElement) + (event.key === "ArrowDown" ? 1 : -1)];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+  });
+}
+
 const rules = new Intl.PluralRules("en", { type: "ordinal" });
 const numbers = new Intl.NumberFormat("en");
 
 /** 1st, 2nd, 3rd, … */
 export function ordinal(n) {
   return numbers.format(n) + { one: "st", two: "nd", few: "rd", other: "th" }[rules.select(n)];
+}
+
+const lists = new Intl.ListFormat("en");
+
+/** "a", "a and b", "a, b, and c", each wrapped by `wrap`: the pieces as nodes and strings. */
+export function listed(words, wrap) {
+  return lists.formatToParts(words).map(({ type, value }) => (type === "element" ? wrap(value) : value));
 }
 
 /** "1 item", "2,000 items". */

@@ -1,13 +1,14 @@
 // One item, close up, over whatever view it was opened from.
 import { similar } from "./api.js";
-import { announce, count, empty, failure, h } from "./dom.js";
-import { cover, newMark, skeleton, tile, titleOf } from "./tile.js";
+import { announce, count, empty, failure, h, listed } from "./dom.js";
+import { cover, groupOf, newMark, skeleton, tile, titleOf } from "./tile.js";
 
 let asking = new AbortController();
 
 /** Open an item. Items beside it open in its place; Escape leads back to where it was opened. */
 export function openItem(item) {
   const dialog = document.getElementById("item");
+  const group = groupOf(item.why);
   const beside = h("div", { class: "beside" });
   const heading = h("h2", { id: "item-title", tabindex: "-1", dir: "auto" }, titleOf(item));
   dialog.replaceChildren(
@@ -30,7 +31,20 @@ export function openItem(item) {
             h("q", { dir: "auto" }, titleOf({ id: item.why.item, title: item.why.title })),
             item.why.view ? `, most alike by ${item.why.view}.` : ".",
           ),
-        h("p", {}, h("a", { href: `#/map?item=${encodeURIComponent(item.id)}` }, "See it on the map")),
+        group.length > 0 &&
+          h(
+            "p",
+            { class: "group" },
+            `By ${item.why.view} the model groups it with `,
+            ...listed(group, (name) => h("q", { dir: "auto" }, name)),
+            ".",
+          ),
+        h(
+          "p",
+          { class: "actions" },
+          h("a", { href: `#/map?item=${encodeURIComponent(item.id)}` }, "See it on the map"),
+          h("a", { href: `#/visitor?item=${encodeURIComponent(item.id)}` }, "Recommend from it"),
+        ),
       ),
     ),
     h("h3", {}, "Items like it"),

@@ -1,5 +1,5 @@
 // Covers: the picture of an item, or its title set as one where there is no picture.
-import { h } from "./dom.js";
+import { h, listed } from "./dom.js";
 import { openItem } from "./item.js";
 
 let shaped = false;
@@ -39,9 +39,13 @@ export function cover(item, { eager = false } = {}) {
 
 export const newMark = () => h("span", { class: "new" }, "New");
 
+/** The titles of the items that stand for the hyperedge of a reason: a group that training found. */
+export const groupOf = (why) => (why?.hyperedge?.items ?? []).map(titleOf);
+
 /** Why an item is in a list, in a line; null where the server gives no reason. */
 function reason(why, historyCover) {
   if (!why) return null;
+  const group = groupOf(why).filter((name) => name !== titleOf({ id: why.item, title: why.title }));
   return h(
     "p",
     { class: "why" },
@@ -51,6 +55,14 @@ function reason(why, historyCover) {
       { class: "why-text" },
       h("span", { class: "why-like" }, "like ", h("bdi", {}, titleOf({ id: why.item, title: why.title }))),
       why.view && h("span", { class: "why-view" }, h("span", { class: "unseen" }, ", "), `by ${why.view}`),
+      group.length > 0 &&
+        h(
+          "span",
+          { class: "why-group", title: `Grouped by ${why.view} with ${group.join(", ")}` },
+          h("span", { class: "unseen" }, ", "),
+          "grouped with ",
+          ...listed(group, (name) => h("bdi", {}, name)),
+        ),
     ),
   );
 }

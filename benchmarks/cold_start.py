@@ -393,7 +393,7 @@ def run_job(data: str, protocol: str, model: str, seed: int, threads: int, chang
     dataset, histories = load_data(data, protocol, seed)
     settings = candidates(model, data)
     if protocol == "new-users":
-        settings = [_chosen(data, model, seed) or settings[0]]
+        settings = [chosen_settings(data, model, seed) or settings[0]]
     trials, chosen, run = tune(dataset, protocol, model, settings, seed, folder, threads, changes)
     outcome: dict[str, Any] = {}
     if histories is None:
@@ -436,7 +436,7 @@ def run_job(data: str, protocol: str, model: str, seed: int, threads: int, chang
     say(record)
 
 
-def _chosen(data: str, model: str, seed: int) -> list[str] | None:
+def chosen_settings(data: str, model: str, seed: int) -> list[str] | None:
     """The settings that the job of ``cold-items`` chose, if it is done."""
     path = RESULTS / f"{job_name(data, 'cold-items', model, seed)}.json"
     if not path.exists():

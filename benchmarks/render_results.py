@@ -127,6 +127,7 @@ def experiments() -> str:
         ("records", "## Filters without training, and blends"),
         ("ablation", "## What earns its place in MHCR"),
         ("paper", "## The paper's own experiments, and what they rest on"),
+        ("served", "## Served"),
         ("speed", "## Speed"),
     ):
         records = load(folder)

@@ -208,6 +208,12 @@ def test_texts_of_forms_are_any_bytes(own):
         ([(b"cover", b"", b"", b"/etc/passwd")], (422,)),
         ([(b"clip", b"", b"", b"/etc/passwd"), (b"title", b"", b"", b"Soup")], (422,)),
         ([(b"features", b"", b"", b"[1]"), (b"title", b"", b"", b"Soup")], (422,)),
+        ([(b"features", b"", b"", b"[" * 100_000), (b"title", b"", b"", b"Soup")], (422,)),
+        ([(b"features", b"", b"", b'{"clip": [1' + b"0" * 5000 + b"]}")], (422,)),
+        ([(b"features", b"", b"", b'{"clip": [NaN]}'), (b"title", b"", b"", b"Soup")], (422,)),
+        ([(b"features", b"", b"", b'{"clip": [1, 2]}'), (b"title", b"", b"", b"Soup")], (422,)),
+        ([(b"features", b"", b"", b'{"clip": "../x"}'), (b"title", b"", b"", b"Soup")], (422,)),
+        ([(b"features", b"", b"", b'{"clip": [' + b"0.5," * 63 + b"0.5]}")], (201,)),
     ):
         body = b"".join(head % field for field in fields) + b"--b--\r\n"
         checked(own.client.post("/v1/items?replace=true", content=body, headers=kind), *statuses)
@@ -304,6 +310,21 @@ def test_an_item_has_a_limited_number_of_fields(own):
         own.post("/v1/items", {"title": "Soup", "features": {name: [1.0] for name in many}}, **WRITER), 422
     )
     checked(own.post("/v1/items", {"title": "Soup", "features": {"x": [1.0] * 70_000}}, **WRITER), 422)
+
+
+def test_a_form_brings_features_along_with_the_cover(own):
+    """A model may read both; JSON and a form with the same content make the same item."""
+    features = {"clip": np.linspace(-1, 1, 64).tolist()}
+    body = {"title": "Tango rehearsal", "features": features}
+    data = {"title": "Tango rehearsal", "features": json.dumps(features)}
+    plain = own.post("/v1/items?replace=true", {"id": "by-json", **body}, **WRITER).json()
+    same = checked(upload(own, b"", id="by-form", **data), 201).json()
+    both = checked(upload(own, picture(), id="with-cover", **data), 201).json()
+    scores = [[entry["score"] for entry in made["audience"]] for made in (plain, same, both)]
+    assert scores[0] == scores[1] != scores[2]
+    assert own.client.get("/v1/items/with-cover").json()["texts"] == {"title": "Tango rehearsal"}
+    for name in ("by-json", "by-form", "with-cover"):
+        own.client.delete(f"/v1/items/{name}", headers=WRITER)
 
 
 def test_where_memory_runs_out_the_encoder_goes_first(own):

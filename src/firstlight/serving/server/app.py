@@ -260,6 +260,7 @@ _CONTENT = {
                         "cover": {"type": "string", "format": "binary"},
                         "title": {"type": "string"},
                         "id": {"type": "string"},
+                        "features": {"type": "string", "description": "JSON: name to list of numbers."},
                     },
                     "additionalProperties": {"type": "string"},
                 }

@@ -13,6 +13,8 @@ Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
 #: Numbers of a body are numbers: "2" and true are refused.
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Length = Annotated[int, Field(ge=1, le=MAX_K, strict=True)]
+#: Ready-made features of an item, by the names that training knew.
+Features = dict[str, Annotated[list[Finite], Field(max_length=65_536)]]
 #: Fields that content may not be named by: they mean something else to a catalogue.
 RESERVED = frozenset({"item", "id", "row", "cover", "clip", "role", "arrived", "features", "replace"})
 
@@ -216,7 +218,7 @@ class NewItem(BaseModel):
 
     id: Id | None = None
     title: Annotated[str, Field(max_length=20_000)] | None = None
-    features: dict[str, Annotated[list[Finite], Field(max_length=65_536)]] = {}
+    features: Features = {}
 
 
 class Listener(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -16,10 +16,11 @@ from firstlight.core.errors import InputError
 from firstlight.serving.checks import check_ids
 from firstlight.serving.server.encoding import Content
 from firstlight.serving.server.problems import Problem
-from firstlight.serving.server.schemas import RESERVED, NewItem
+from firstlight.serving.server.schemas import RESERVED, Features, NewItem
 from firstlight.serving.server.settings import Settings
 
 _FIELDS, _NAME, _TEXT = 32, 64, 20_000
+_FEATURES = TypeAdapter(Features)
 
 #: How picture files begin; the decoder has the last word.
 _MAGIC = (
@@ -52,8 +53,7 @@ async def read_item(request: Request, settings: Settings) -> tuple[str, Content]
     if kind == "application/json":
         item, texts, features, cover = await _json(request)
     elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        item, texts, cover = await _form(request)
-        features = {}
+        item, texts, features, cover = await _form(request, settings)
     else:
         raise Problem(415, "Unknown content type", "send multipart/form-data or application/json")
     if max(len(texts), len(features)) > _FIELDS:
@@ -73,7 +73,7 @@ async def read_item(request: Request, settings: Settings) -> tuple[str, Content]
     return item, Content(texts, cover, features, settings.max_pixels)
 
 
-async def _json(request: Request) -> tuple[str | None, dict[str, str], dict[str, list[float]], None]:
+async def _json(request: Request) -> tuple[str | None, dict[str, str], Features, None]:
     try:
         raw: Any = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
@@ -81,9 +81,7 @@ async def _json(request: Request) -> tuple[str | None, dict[str, str], dict[str,
     try:
         new = NewItem.model_validate(raw)
     except ValidationError as error:
-        raise RequestValidationError(
-            [{**entry, "loc": ("body", *entry["loc"])} for entry in error.errors()]
-        ) from error
+        raise _invalid(error, "body") from error
     texts: dict[str, str] = {} if new.title is None else {"title": new.title}
     for name, value in (new.model_extra or {}).items():
         if not isinstance(value, str):
@@ -92,9 +90,15 @@ async def _json(request: Request) -> tuple[str | None, dict[str, str], dict[str,
     return new.id, texts, dict(new.features), None
 
 
-async def _form(request: Request) -> tuple[str | None, dict[str, str], bytes | None]:
+def _invalid(error: ValidationError, *where: str) -> RequestValidationError:
+    return RequestValidationError([{**entry, "loc": (*where, *entry["loc"])} for entry in error.errors()])
+
+
+async def _form(
+    request: Request, settings: Settings
+) -> tuple[str | None, dict[str, str], Features, bytes | None]:
     try:
-        form = await request.form(max_files=1, max_fields=_FIELDS, max_part_size=4 * _TEXT)
+        form = await request.form(max_files=1, max_fields=_FIELDS, max_part_size=settings.max_json_bytes)
     except (HTTPException, ValueError) as error:
         raise Problem(
             400, "The form cannot be read", "it is torn, or has too many or too long fields"
@@ -117,7 +121,22 @@ async def _form(request: Request) -> tuple[str | None, dict[str, str], bytes | N
     item = texts.pop("id", None) or None
     if item is not None and len(item) > 512:
         raise Problem(422, "The id cannot be used", "it has more than 512 characters")
-    return item, {name: text for name, text in texts.items() if text}, cover or None
+    features = _features(texts.pop("features", ""))
+    return item, {name: text for name, text in texts.items() if text}, features, cover or None
+
+
+def _features(text: str) -> Features:
+    """Features as a form has them: one field of JSON."""
+    if not text:
+        return {}
+    try:
+        return _FEATURES.validate_python(json.loads(text))
+    except ValidationError as error:
+        raise _invalid(error, "body", "features") from error
+    except (ValueError, RecursionError) as error:
+        raise Problem(
+            422, "The features cannot be used", "send a JSON object of lists of numbers, by name"
+        ) from error
 
 
 def form_closing(form: Any) -> Any:

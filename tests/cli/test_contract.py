@@ -22,8 +22,21 @@ def commands(group: typer.Typer, *above: str) -> list[tuple[str, ...]]:
 
 def test_all_commands_of_the_contract_are_there():
     wanted = ["doctor", "demo", "simulate", "train", "evaluate", "compare", "recommend", "similar"]
-    wanted += ["add-items", "export", "pretrain", "refine", "embed", "probe", "pipeline", "report", "serve"]
-    expected = {(name,) for name in wanted} | {("data", name) for name in ("inspect", "convert", "split")}
+    wanted += [
+        "add-items",
+        "arrivals",
+        "export",
+        "pretrain",
+        "refine",
+        "embed",
+        "probe",
+        "pipeline",
+        "report",
+        "serve",
+    ]
+    expected = {(name,) for name in wanted} | {
+        ("data", name) for name in ("inspect", "convert", "split", "cut")
+    }
     assert set(commands(cli.app)) == expected
 
 

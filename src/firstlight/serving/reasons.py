@@ -10,7 +10,8 @@ What is compared are unit rows of the views, a byte a column, and projected wher
 deviation apart; had the 304 columns of its covers been projected to 256, for 96.6 %, and for all of those, too.
 
 *Hyperedges* are MHCR's, where they count in the score: soft groups of items that training found, one set a view. An
-item's is the one with the highest weight in its strongest view, told by the clicked items that weigh most in it.
+item's is the one with the highest weight in its strongest view, told by the clicked items that weigh most in it; not
+told is one that has little more of the item than the others have.
 """
 
 from __future__ import annotations

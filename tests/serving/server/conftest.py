@@ -43,7 +43,8 @@ def grouped(trained: dict[str, Path]) -> dict[str, Path]:
 
     folder = trained["run"].parent
     made, bundle = folder / "grouped-run", folder / "grouped"
-    sets = ("model.dim=8", "training.batch_size=64", "model.hyper_weight=0.3", "model.hyperedges=5")
+    sets = ["model.dim=8", "training.batch_size=64", "model.hyper_weight=0.3", "model.hyperedges=5"]
+    sets.append("model.membership_temperature=0.05")  # some clear groups, and some that are none
     words = ["train", folder / "data", "--model", "mhcr", "--epochs", 3, "--threads", 1, "--out", made]
     assert run([str(word) for word in [*words, *(x for one in sets for x in ("--set", one))]]) == 0
     assert run(["export", str(made), str(bundle)]) == 0

@@ -103,7 +103,8 @@ class Why(BaseModel):
         "model reads no content."
     )
     hyperedge: Hyperedge | None = Field(
-        description="The item's hyperedge in that view, where the model has learned some that count in the score."
+        description="The item's hyperedge in that view, where the model has learned some that count in the score, and "
+        "this one has at least twice the weight that all would have if they had the same."
     )
 
 

@@ -18,6 +18,8 @@ IntArray = npt.NDArray[np.int64]
 _AMONG = 2000
 #: Items that a hyperedge is told by.
 _TOLD = 3
+#: Shares of an item, if all hyperedges had the same, from which on one of them is told: below it says nothing.
+_CLEAR = 2.0
 
 
 def explain(snapshot: Snapshot, rows: IntArray, history: IntArray) -> list[dict[str, Any] | None]:
@@ -57,8 +59,10 @@ def explain(snapshot: Snapshot, rows: IntArray, history: IntArray) -> list[dict[
         if view is None:
             continue
         why["view"] = reasons.views[view].name
-        if edges is not None and weights is not None and edges[at, view] >= 0:
-            number, weight = int(edges[at, view]), float(weights[at, view])
+        if edges is None or weights is None or edges[at, view] < 0:
+            continue
+        number, weight = int(edges[at, view]), float(weights[at, view])
+        if weight * len(reasons.views[view].members) >= _CLEAR:
             told = _members(snapshot, reasons, view, number, int(rows[at]))
             items = [{"id": snapshot.ids.name(row), "title": title(row)} for row in told]
             why["hyperedge"] = {"number": number, "weight": round(weight, 3), "items": items}

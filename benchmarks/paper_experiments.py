@@ -152,7 +152,8 @@ def noise() -> dict[str, Any]:
         row: list[Any] = [f"{ratio:.1f}"]
         for label in ("fixed:0.16", "adaptive", "adaptive-user"):
             personal = PERSONAL if label == "adaptive-user" else []
-            phase = fit(log, epochs, [*BY_USERS, *personal], temperature=label)
+            rule = [] if label.startswith("fixed") else ["temperature.form=held-out"]
+            phase = fit(log, epochs, [*BY_USERS, *rule, *personal], temperature=label)
             # Only real clicks are masked: a model that recommends noise must pay for it with its own slots.
             row += [
                 both(score(phase, data.test, [data.train])),

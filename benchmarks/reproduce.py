@@ -86,6 +86,8 @@ def jobs() -> dict[str, dict[str, Any]]:
                     continue
                 if method == "bpr" and recipe in BPR:
                     parts = {**parts, "overrides": [*parts["overrides"], *BPR[recipe]]}
+                if method == "adap-tau0" and data == "movielens":
+                    parts = {**parts, "overrides": ["temperature.form=held-out"]}  # chosen on validation
                 if method.startswith("learned") and data == "gowalla":
                     parts = {**parts, "overrides": [BOUNDED]}
                 table[f"{recipe}-{method}"] = {

@@ -238,7 +238,8 @@ def test_pairs_kept_back_for_the_gap_are_not_the_validation_pairs():
 
     log = random_log(200, 150, 4000)
     _, valid = carve_validation(log, 0.1, 0)
-    phase = Phase("train", build_config(loss="adap-tau", overrides=SMALL), log, epochs=1)
+    config = build_config(loss="adap-tau", overrides=[*SMALL, "temperature.form=held-out"])
+    phase = Phase("train", config, log, epochs=1)
     kept_back = {(u, i) for u, i in zip(log.users.tolist(), log.items.tolist(), strict=True)}
     kept_back -= set(zip(phase.train.users.tolist(), phase.train.items.tolist(), strict=True))
     validation = set(zip(valid.users.tolist(), valid.items.tolist(), strict=True))

@@ -68,14 +68,14 @@ def same_run(first: Path, second: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["mf", "lightgcn"])
-@pytest.mark.parametrize("temperature", ["adaptive-user", "learned-user"])
+@pytest.mark.parametrize(
+    ("temperature", "form"),
+    [("adaptive-user", "held-out"), ("adaptive-user", "mean"), ("learned-user", "mean")],
+)
 @pytest.mark.parametrize("moment", [("search", 3), ("refit", 2)])
-def test_resume_equals_no_interruption(tmp_path, model, temperature, moment):
-    config = build_config(
-        model=model,
-        temperature=temperature,
-        overrides=[*SMALL, "temperature.warmup_epochs=1", "training.track_test=true"],
-    )
+def test_resume_equals_no_interruption(tmp_path, model, temperature, form, moment):
+    changes = ["temperature.warmup_epochs=1", f"temperature.form={form}", "training.track_test=true"]
+    config = build_config(model=model, temperature=temperature, overrides=[*SMALL, *changes])
     train(dataset(), config, tmp_path / "whole")
 
     def interrupt(name, **values):
@@ -163,7 +163,11 @@ main()
 
 
 def arguments(data: Path, out: Path) -> list[str]:
-    sets = [part for text in [*SMALL, "training.threads=1"] for part in ("--set", text)]
+    sets = [
+        part
+        for text in [*SMALL, "temperature.form=held-out", "training.threads=1"]
+        for part in ("--set", text)
+    ]
     return ["train", str(data), "--model", "mf", "--loss", "adap-tau", "--out", str(out), *sets]
 
 

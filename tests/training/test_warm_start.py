@@ -20,6 +20,7 @@ from firstlight.data.simulate import SimulationConfig, simulate
 from firstlight.data.split import SplitOptions, split_dataset
 from firstlight.models.base import build_model
 from firstlight.training.config import build_config
+from firstlight.training.content import fit_content
 from firstlight.training.run import train
 from firstlight.training.run_folder import load_run
 from firstlight.training.warm_start import WarmStart
@@ -41,6 +42,8 @@ CONFIGS = {
                              overrides=[*COMMON, "training.epochs=12", "model.layers=2"]),
     "mhcr": build_config(model="mhcr", loss="softmax", temperature="fixed:0.2", negatives="all",
                          overrides=[*COMMON, "training.epochs=8"]),
+    "tower": build_config(model="tower", loss="softmax", temperature="fixed:0.2", negatives="all",
+                          overrides=[*COMMON, "training.epochs=8"]),
 }  # fmt: skip
 
 
@@ -87,7 +90,7 @@ def today(request, days, tmp_path_factory):
 
 def started(run, config, tomorrow, log=None):
     start = WarmStart(run, config, tomorrow)
-    content = start.content(tomorrow)
+    content = start.content() or fit_content(config, tomorrow, log or tomorrow.train)
     views = None if content is None else content.views
     model = build_model(config.model, log or tomorrow.train, torch_stream(0, "init"), views)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
@@ -113,22 +116,36 @@ def test_the_same_ids_keep_their_rows(today, days):
         assert changed > 0.8 * (len(ids) - len(known))
 
 
-def test_weights_that_belong_to_no_id_are_taken_over(today, days):
+def test_weights_that_belong_to_no_id_are_taken_over_or_start_anew(today, days):
     run, config = today
-    model, _ = started(run, config, days[1])
+    model, fresh = started(run, config, days[1])
     shared = [name for name, _ in model.named_parameters() if not name.startswith(("user_", "item_"))]
-    assert bool(shared) == (config.model.name == "mhcr")
-    old = dict(run.model.named_parameters())
+    assert bool(shared) == (config.model.name in ("mhcr", "tower"))
+    old = dict(run.model.named_parameters()) if config.model.name == "tower" else fresh
     assert all(
         torch.equal(parameter, old[name]) for name, parameter in model.named_parameters() if name in shared
     )
+
+
+def test_views_are_those_of_today_where_the_weights_on_them_are(today, days, tmp_path):
+    run, config = today
+    if config.model.name not in ("mhcr", "tower"):
+        pytest.skip("reads no content")
+    short = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+    result = train(days[1], short, tmp_path / "next", start=run)
+    kept = config.model.name == "tower"
+    assert result["start"]["content"] == ("kept" if kept else "anew")
+    files = [sorted((path / "views").glob("*.safetensors")) for path in (run.path, tmp_path / "next")]
+    assert files[0]
+    same = [a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True)]
+    assert all(same) if kept else not all(same)
 
 
 def test_new_users_are_placed_by_what_they_clicked(today, days):
     """Where held-out clicks of new users stand in their ranking before any step: 0.5 is chance, 1 the top."""
     run, config = today
     tomorrow = days[1]
-    floor = {"lightgcn": 0.55, "mhcr": 0.6}.get(config.model.name)
+    floor = {"lightgcn": 0.55, "mhcr": 0.6, "tower": 0.55}.get(config.model.name)
     if floor is None:
         pytest.skip("MF on so few clicks ranks little better than chance, also for users that it knows")
     model, _ = started(run, config, tomorrow)
@@ -153,8 +170,8 @@ def test_quality_is_reached_sooner(today, days, tmp_path):
         [record[metric] for record in load_run(tmp_path / path).metrics] for path in ("nothing", "from")
     )
     assert warm[0] > nothing[0] + 0.02
-    # MHCR, trained on at full rate, comes near the level of a training from nothing and stays there.
-    level = (0.9 if config.model.name == "mhcr" else 0.97) * max(nothing)
+    # A tower, trained on at full rate, comes near the level of a training from nothing and stays there.
+    level = (0.9 if config.model.name == "tower" else 0.97) * max(nothing)
     needed, there = (next(at for at, value in enumerate(of, 1) if value >= level) for of in (nothing, warm))
     assert there < needed
     assert result["start"]["known_users"] == run.model.n_users

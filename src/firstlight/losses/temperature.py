@@ -37,13 +37,13 @@ class TemperatureConfig(BaseModel):
     tau: float = Field(0.1, gt=0)
     """τ of ``fixed``, and the start of ``learned`` and ``learned-user``."""
 
-    form: Literal["mean", "variance", "mass", "held-out"] = "held-out"
+    form: Literal["mean", "variance", "mass", "held-out"] = "mean"
     """How τ₀ is found. ``mean`` is w₀ = C/(μ₊ − μ), the paper's final closed form and the released code's;
     ``variance`` is the paper's second-order form before the variances are taken as equal; ``mass`` solves the
     condition behind both, mean over users of the positives' softmax mass = 1/2, on a sample of users;
-    ``held-out`` (ours, the default) is ``mean`` with μ₊ measured on pairs that training does not see: memorised
-    positives widen the gap, and the closed form then asks for too warm a softmax. On MovieLens it ends at τ₀ = .17
-    and Recall@20 .2666, the closed form at .20 and .2629, the best fixed τ (.16) at .2692 (RESULTS.md)."""
+    ``held-out`` (ours) is ``mean`` with μ₊ measured on pairs that training does not see: memorised positives widen the
+    gap, and the closed form then asks for too warm a softmax. It is better where pairs are many a user, and much worse
+    where they are few, since a pair kept back is then far from its user: docs/methods/adap-tau.md has the figures."""
 
     held_out_share: float = Field(0.02, gt=0, lt=0.5)
     """Share of training pairs that ``form: held-out`` keeps back from the loss and the graph; more, up to a tenth,

@@ -210,6 +210,12 @@ class Snapshot:
         found: dict[str, str | None] = self.base.table.row(row, named=True)
         return {name: value for name, value in found.items() if name != "item"}
 
+    def added(self) -> list[str]:
+        """Raw ids of this version's items that came by addition and not by training, or were replaced by it."""
+        changed = (self.ids.name(row) for row in self.texts)
+        both = dict.fromkeys([*self.base.additions.ids, *changed])
+        return [item for item in both if self.row(item) is not None]
+
     def texts_of(self, item: str) -> dict[str, str | None] | None:
         """Text columns of an item; None if it is not in the catalogue."""
         row = self.row(item)

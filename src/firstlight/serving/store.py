@@ -90,10 +90,9 @@ class Store:
         """
         with self._turn:
             snapshot, touched = self.snapshot, dict(self._touched)
-        base = snapshot.base.additions
+        base, ids = snapshot.base.additions, snapshot.added()
         places: dict[str, int | Entry] = {item: at for at, item in enumerate(base.ids)}
         places |= touched
-        ids = [item for item in places if snapshot.row(item) is not None]
         held: tuple[Entry, dict[str, bytes]] | None = None
 
         def read(at: int) -> bytes:

@@ -86,7 +86,7 @@ class Catalogue:
             return
         on = OnBase(base, open_index(base, self._kind))
         # Every file is read, or its hash checked, before somebody waits for it.
-        _ = on.users, base.extras, base.reasons, base.rule
+        _ = on.users, base.extras, base.reasons, base.rule, base.additions
         self.bundle.snapshot.vectors()
         self._on = on
 

@@ -63,11 +63,6 @@ class Served:
         self._key = encoder_key(self.bundle)
         self.encoder = EncoderProcess(opener, self._seconds) if self._key else None
 
-    @property
-    def fingerprint(self) -> str:
-        """Another base has another one."""
-        return self.bundle.snapshot.base.fingerprint
-
     def refresh(self) -> list[str]:
         """Take over what other processes wrote, and what follows from it. Only the writer calls this.
 
@@ -75,7 +70,7 @@ class Served:
             Items that had been added and are gone, although nobody removed them: another bundle stands here, or an
             older version.
         """
-        before, added = self.fingerprint, self.bundle.additions().ids
+        before = self.bundle.snapshot
         if not self.bundle.reload():
             return []
         self.catalogue.prepare()
@@ -85,10 +80,10 @@ class Served:
             self.encoder = EncoderProcess(self._opener, self._seconds) if key else None
             if old is not None:
                 old.stop()
-        if self.fingerprint == before:
-            return []
         snapshot = self.bundle.snapshot
-        gone = [item for item in added if snapshot.row(item) is None and item not in snapshot.removed]
+        if snapshot.base is before.base:
+            return []
+        gone = [i for i in before.added() if snapshot.row(i) is None and i not in snapshot.removed]
         if gone:
             log.warning(
                 "%d items that had been added are not in %s any more: %r …", len(gone), self.path, gone[0]

@@ -40,6 +40,7 @@ import torch
 from machine import ROOT, publish, table
 from serve_load import TOKEN, Server, percentile
 
+from firstlight.core.files import read_json
 from firstlight.data.dataset import Dataset
 from firstlight.evaluation.cold import cold_protocols
 from firstlight.evaluation.ranking import evaluate_lists
@@ -234,6 +235,16 @@ def tabled(run: Run, dataset: Dataset, pool: BoolArray) -> dict[str, float]:
     return {name: found[f"{name}/all"].metrics[f"recall@{K}"] for name in TARGETS}
 
 
+def recorded(model: str, data: str, seed: int) -> str:
+    """What the committed table holds for this job, in words: its model may be an older one."""
+    path = cold_start.RESULTS / f"{cold_start.job_name(data, 'cold-items', model, seed)}.json"
+    if not path.exists():
+        return "The table has no such job yet."
+    record = read_json(path)
+    value = record["raw"]["protocols"]["cold/all"]["metrics"][f"recall@{K}"]
+    return f"The table's own run of this job, of commit {record['commit']}, has {value:.6f} for cold in all."
+
+
 def tabled_pool(dataset: Dataset) -> BoolArray:
     """What the table ranks: everything but the items that the split keeps for validation."""
     roles = dataset.catalogue.items["role"]
@@ -319,7 +330,8 @@ def main() -> int:
         f"{options.model}, {options.data}, item-cold split, seed {options.seed}: Recall@{K} of the test clicks, "
         f"{len(took.answered)} cold items uploaded one by one, lists for {dataset.n_users} users. *As the table*: the "
         "catalogue and the number of `cold_start.py`; *as `evaluate`*: of `firstlight evaluate --protocol cold`, which "
-        f"leaves out more of what only validation clicked. Places: of {dataset.n_users * K} in the lists."
+        f"leaves out more of what only validation clicked. Places: of {dataset.n_users * K} in the lists. "
+        f"{recorded(options.model, options.data, options.seed)}"
     )
     rows = [one.row() for one in found]
     times = [

@@ -149,7 +149,7 @@ def test_what_cannot_be_carried_is_told(tmp_path, caplog):
     }  # fmt: skip
 
 
-def test_a_torn_segment_costs_its_own_items_only(tmp_path):
+def test_a_torn_segment_costs_its_own_items_only(tmp_path, caplog):
     old, new = both(tmp_path)
     add(old, "n1")
     add(old, "n2", seed=2)
@@ -157,8 +157,8 @@ def test_a_torn_segment_costs_its_own_items_only(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-1])
     done = carried(old, new)  # it was whole when the old one was opened
     assert done.items == 1
-    assert [item for item, _ in done.lost] == ["n1"]
-    assert "torn" in done.lost[0][1]
+    assert done.lost == (("n1", "its content cannot be read; see the server's log"),)
+    assert "torn" in caplog.text
 
 
 @pytest.mark.parametrize(("losses", "lost"), [(1, []), (2, ["n1"])])
@@ -377,6 +377,8 @@ def test_uploads_go_on_during_a_reload(places):
         stop.set()
         thread.join()
         assert told["lost"] == []
+        assert told["carried"] >= 7
+        assert not (second / "carry.json").exists()
         listed = running.post("/v1/recommend", {"user": "u05", "k": 1000}).json()["items"]
         names = {entry["id"] for entry in listed}
         assert {*accepted, *(f"before{at}" for at in range(5))} <= names
@@ -394,6 +396,20 @@ def test_a_bundle_that_cannot_be_opened_changes_nothing(places):
         assert told.status_code == 409
         assert told.json()["title"] == "The new bundle cannot be served"
         assert client.get("/v1/items/n1").status_code == 200
+
+
+def test_an_old_bundle_that_was_deleted_is_left_and_told_of(places):
+    first, second, current = places
+    opened = Bundle.open(first)
+    opened.add_items(["n1"], opened.item_vectors()[:1])
+    with TestClient(create_app(Bundle.open, current, Settings(token=TOKEN, poll_seconds=0))) as client:
+        switch(current, second)
+        shutil.rmtree(first)
+        told = client.post("/v1/reload", headers=WRITER).json()
+        assert (told["carried"], [entry["id"] for entry in told["lost"]]) == (0, ["n1"])
+        assert told["lost"][0]["reason"] == "its content cannot be read; see the server's log"
+        assert client.get("/version").json()["hyperedges"]
+    assert not (second / "carry.json").exists()
 
 
 def test_a_bundle_that_another_one_was_put_in_place_of_is_told_of(places, caplog):

@@ -100,12 +100,15 @@ class Carry:
         #: Versions of the old catalogue: what the new one has taken over before, and what was looked through here.
         self._first = self._since = new.snapshot.taken.get(self._source)
         self._back = old.snapshot.taken.get(self._target) == new.version
+        self._begun = False
         self._put: set[str] = set()
         self._lost: dict[str, str] = {}
 
     @property
     def needed(self) -> bool:
-        """Whether the old catalogue has anything that the new one lacks."""
+        """Whether the old catalogue has anything that the new one lacks, or had it when this began."""
+        if self._begun:
+            return True
         if self._first == self._old.version:  # another server has carried all of it
             return False
         snapshot = self._new.snapshot
@@ -119,6 +122,7 @@ class Carry:
         """
         with saving(self._new.folder / CARRY) as temporary:
             temporary.write_text(json.dumps({"from": self._source}) + "\n", encoding="utf-8")
+        self._begun = True
 
     def items(self) -> None:
         """Encode and add what has come to the old catalogue since the last call; meanwhile both can be used.
@@ -136,9 +140,11 @@ class Carry:
             try:
                 content = additions.read(at)
                 batch[item] = content, self._encoded(content)
-            except (InputError, RefusedError) as error:
-                why = error.problem if isinstance(error, InputError) else str(error)
-                self._lost[item] = f"its content cannot be used: {why}"
+            except RefusedError as error:
+                self._lost[item] = f"its content cannot be used: {error}"
+            except InputError as error:  # names a path, which is for the log alone
+                log.warning("the content of item %r cannot be read: %s", item, error)
+                self._lost[item] = "its content cannot be read; see the server's log"
             except _NotPossibleError as error:
                 self._lost[item] = str(error)
             if len(batch) >= _BATCH or sum(len(one) for one, _ in batch.values()) > _BATCH_BYTES:

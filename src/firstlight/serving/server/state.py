@@ -282,7 +282,7 @@ class State:
         async with self._reloading:
             old = self.served
             try:
-                gone = await self._own(self._writer, old.refresh)
+                gone = await self._own(self._writer, partial(_refreshed, old))
                 carried = Carried(
                     0, tuple((item, "another bundle took the place of this one") for item in gone)
                 )
@@ -317,9 +317,10 @@ class State:
 
     def _change_over(self, old: Served, new: Served, carry: Carry) -> Carried:
         """Serve another catalogue. Only the writer calls this: nothing is added to the old one any more."""
-        old.refresh()
+        _refreshed(old)
         carried = Carried()
         if carry.needed:
+            carry.begin()
             carry.items()
             carried = carry.finish()
             carried.tell(old.path)
@@ -360,6 +361,15 @@ class State:
     async def _own(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         """Run to the end in a thread, even if who asked goes away."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(executor, work))
+
+
+def _refreshed(old: Served) -> list[str]:
+    """The last state of a catalogue that will not be served any more; what is known of it, if it has been deleted."""
+    try:
+        return old.refresh()
+    except FirstlightError as error:
+        log.warning("%s cannot be read any more: %s", old.path, error)
+        return []
 
 
 def _warm(encoder: EncoderProcess) -> None:

@@ -19,6 +19,7 @@ from firstlight.data.interactions import Interactions
 from firstlight.data.simulate import SimulationConfig, simulate
 from firstlight.data.split import SplitOptions, split_dataset
 from firstlight.models.base import build_model
+from firstlight.models.content import ContentModel
 from firstlight.training.config import build_config
 from firstlight.training.content import fit_content
 from firstlight.training.run import train
@@ -40,8 +41,9 @@ CONFIGS = {
                        overrides=[*COMMON, "training.epochs=16"]),
     "lightgcn": build_config(model="lightgcn", loss="softmax", temperature="fixed:0.2", negatives="all",
                              overrides=[*COMMON, "training.epochs=12", "model.layers=2"]),
+    # Its spectral start knows tomorrow's clicks, and is hard to beat on so few of them: this is about the others.
     "mhcr": build_config(model="mhcr", loss="softmax", temperature="fixed:0.2", negatives="all",
-                         overrides=[*COMMON, "training.epochs=8"]),
+                         overrides=[*COMMON, "training.epochs=8", "model.init=xavier"]),
     "tower": build_config(model="tower", loss="softmax", temperature="fixed:0.2", negatives="all",
                           overrides=[*COMMON, "training.epochs=8"]),
 }  # fmt: skip
@@ -90,7 +92,7 @@ def today(request, days, tmp_path_factory):
 
 def started(run, config, tomorrow, log=None):
     start = WarmStart(run, config, tomorrow)
-    content = start.content() or fit_content(config, tomorrow, log or tomorrow.train)
+    content = fit_content(config, tomorrow, log or tomorrow.train)
     views = None if content is None else content.views
     model = build_model(config.model, log or tomorrow.train, torch_stream(0, "init"), views)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
@@ -116,46 +118,45 @@ def test_the_same_ids_keep_their_rows(today, days):
         assert changed > 0.8 * (len(ids) - len(known))
 
 
-def test_weights_that_belong_to_no_id_are_taken_over_or_start_anew(today, days):
+def test_weights_that_belong_to_no_id_start_anew(today, days):
     run, config = today
     model, fresh = started(run, config, days[1])
-    shared = [name for name, _ in model.named_parameters() if not name.startswith(("user_", "item_"))]
-    assert bool(shared) == (config.model.name in ("mhcr", "tower"))
-    old = dict(run.model.named_parameters()) if config.model.name == "tower" else fresh
-    assert all(
-        torch.equal(parameter, old[name]) for name, parameter in model.named_parameters() if name in shared
-    )
+    others = [name for name, _ in model.named_parameters() if not name.startswith(("user_", "item_"))]
+    assert bool(others) == (config.model.name in ("mhcr", "tower"))
+    assert all(torch.equal(dict(model.named_parameters())[name], fresh[name]) for name in others)
 
 
-def test_views_are_those_of_today_where_the_weights_on_them_are(today, days, tmp_path):
+def test_views_are_fitted_anew(today, days, tmp_path):
     run, config = today
     if config.model.name not in ("mhcr", "tower"):
         pytest.skip("reads no content")
     short = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
-    result = train(days[1], short, tmp_path / "next", start=run)
-    kept = config.model.name == "tower"
-    assert result["start"]["content"] == ("kept" if kept else "anew")
-    files = [sorted((path / "views").glob("*.safetensors")) for path in (run.path, tmp_path / "next")]
-    assert files[0]
-    same = [a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True)]
-    assert all(same) if kept else not all(same)
+    train(days[1], short, tmp_path / "from", start=run)
+    train(days[1], short, tmp_path / "nothing")
+    today_s, warm, nothing = (
+        [file.read_bytes() for file in sorted((path / "views").glob("*.safetensors"))]
+        for path in (run.path, tmp_path / "from", tmp_path / "nothing")
+    )
+    assert warm
+    assert warm == nothing != today_s
 
 
 def test_new_users_are_placed_by_what_they_clicked(today, days):
     """Where held-out clicks of new users stand in their ranking before any step: 0.5 is chance, 1 the top."""
     run, config = today
     tomorrow = days[1]
-    floor = {"lightgcn": 0.55, "mhcr": 0.6, "tower": 0.55}.get(config.model.name)
-    if floor is None:
-        pytest.skip("MF on so few clicks ranks little better than chance, also for users that it knows")
+    if config.model.name in ("mf", "tower"):
+        pytest.skip("the ID vectors alone rank little better than chance, also users that the model knows")
     model, _ = started(run, config, tomorrow)
     new = np.flatnonzero(~tomorrow.user_ids.is_in(run.user_ids.implode()).to_numpy())
-    assert _level(model, new, tomorrow.test) > floor
+    # Content starts anew, and says nothing yet: the ID vectors do.
+    content = isinstance(model, ContentModel)
+    vectors = (model.user_table, model.item_table) if content else model.vectors_for_scoring()
+    assert _level(vectors, new, tomorrow.test) > (0.53 if content else 0.55)
 
 
-def _level(model, users, targets) -> float:
-    vectors, items = model.vectors_for_scoring()
-    scores = (vectors[torch.from_numpy(users)] @ items.T).detach()
+def _level(vectors, users, targets) -> float:
+    scores = (vectors[0][torch.from_numpy(users)] @ vectors[1].T).detach()
     ranks = (scores.argsort(dim=1).argsort(dim=1).float() / (scores.shape[1] - 1)).numpy()
     rows = [(at, targets.row(int(user)).copy()) for at, user in enumerate(users)]
     return float(np.mean([ranks[at, row].mean() for at, row in rows if len(row)]))
@@ -169,11 +170,9 @@ def test_quality_is_reached_sooner(today, days, tmp_path):
     nothing, warm = (
         [record[metric] for record in load_run(tmp_path / path).metrics] for path in ("nothing", "from")
     )
-    assert warm[0] > nothing[0] + 0.02
-    # A tower, trained on at full rate, comes near the level of a training from nothing and stays there.
-    level = (0.9 if config.model.name == "tower" else 0.97) * max(nothing)
-    needed, there = (next(at for at, value in enumerate(of, 1) if value >= level) for of in (nothing, warm))
-    assert there < needed
+    assert warm[0] > nothing[0]
+    assert max(warm) > 0.98 * max(nothing)
+    assert sum(warm[:4]) > sum(nothing[:4]) + 0.02
     assert result["start"]["known_users"] == run.model.n_users
     assert result["run_hash"] != load_run(tmp_path / "nothing").result["run_hash"]
 

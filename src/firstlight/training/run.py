@@ -277,10 +277,7 @@ def _refit(
 
 def _views(context: _Context, log: Interactions) -> ItemViews | None:
     """Views fitted on what ``log`` knows; they are remembered, since the last ones are saved with the run."""
-    if context.start is None:
-        context.content = fit_content(context.config, context.dataset, log)
-    elif context.content is None:  # the views of the run that training starts from know nothing of the phase
-        context.content = context.start.content(context.dataset)
+    context.content = fit_content(context.config, context.dataset, log)
     for problem in [] if context.content is None else context.content.view_set.problems:
         context.emit("message", text=f"content: {problem}")
     return None if context.content is None else context.content.views

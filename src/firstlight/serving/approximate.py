@@ -33,8 +33,8 @@ from firstlight.serving.index import ExactIndex, Found, IntArray, Query, merged,
 from firstlight.serving.snapshot import Snapshot
 
 KINDS = ("auto", "exact", "hnsw", "ivf")
-#: Items up to which ``auto`` stays exact; beyond, it takes inverted lists. On a million trained vectors these were built
-#: in a tenth of a graph's time, half as large, and answered in half of its time at a higher recall (RESULTS.md).
+#: Items up to which ``auto`` stays exact; beyond, it takes inverted lists. On a million trained vectors these were
+#: built in a tenth of a graph's time, half as large, and answered in half of its time at a higher recall (RESULTS.md).
 EXACT_UP_TO = 250_000
 
 #: Recall at :data:`_K` that is aimed at; the effort of a search is doubled until it is reached, by so many standard

@@ -41,6 +41,7 @@ TRAIN = (
     *("--model", "mhcr", "--negatives", "all", "--epochs", "8"),
     *("--set", "training.batch_size=256", "--set", "training.lr=0.01"),
     *("--set", "training.eval_every=4", "--set", "training.metric=harmonic-recall@20"),
+    *("--set", "model.hyper_weight=0.2"),  # as in the demo: hyperedges count, so they explain lists
 )
 
 
@@ -129,6 +130,12 @@ def tour(page: Page, address: str, token: str, cover: Path, out: Path) -> None:
     page.open(f"{address}#/people/{person}")
     settled(page, ".person .wall .tile")
     shoot(page, out / "page-people.png")
+
+    picked = [item["id"] for item in ask(address, f"v1/users/{person}")["history"][:4]]
+    page.open(f"{address}#/visitor?{'&'.join(f'item={item}' for item in picked)}")
+    page.until("document.querySelectorAll('#found-items button').length")
+    settled(page, ".person .wall .tile")
+    shoot(page, out / "page-visitor.png")
 
     page.open(f"{address}#token={token}")
     page.until("document.querySelector('#new-title')")

@@ -157,7 +157,9 @@ def test_recall_by_clicks_is_that_of_these_clicks_alone(made):
     assert set(values) == {"0", "6–20", "21–100"}
     for name, (low, high) in {"0": (0, 0), "6–20": (6, 20), "21–100": (21, 100)}.items():
         wanted = test.select(((degrees >= low) & (degrees <= high))[test.items])
-        own = evaluate_ranking(run.scorer, wanted, [run.seen, run.parts["valid"]], (20,), seed=run.config.seed)
+        own = evaluate_ranking(
+            run.scorer, wanted, [run.seen, run.parts["valid"]], (20,), seed=run.config.seed
+        )
         assert values[name].value == pytest.approx(own.metrics["recall@20"])
         assert (values[name].low, values[name].high) == pytest.approx(own.intervals["recall@20"])
 

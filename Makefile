@@ -1,6 +1,6 @@
 # From a fresh clone, `make demo` and `make test` each do everything they need, once.
 #
-#   make demo     generated world -> train -> compare -> add new items -> recommend -> report, in demo-out/
+#   make demo     generated world -> encoder -> train -> evaluate -> add new items -> bundle, report and page, in demo-out/
 #   make test     ruff, mypy and the fast tests
 #   make docs     build the guide into docs/_build/html
 #

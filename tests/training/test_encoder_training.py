@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from firstlight.core.errors import DivergenceError, InputError
 from firstlight.training.checkpoint import Checkpoint, load_checkpoint, load_tensors, save_checkpoint
 from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
-from firstlight.training.encoder_loop import EncoderProgress
+from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.loop import Progress
 from firstlight.training.pretrain import pretrain
@@ -313,7 +313,29 @@ def test_a_broken_image_is_counted_in_a_resumed_run_too(tmp_path):
         assert metrics(out)[-1]["unusable"] == 2
 
 
-def test_divergence_names_the_cause_and_keeps_the_checkpoint(images, tmp_path, monkeypatch):
+def read_late(monkeypatch):
+    """Read losses as on a GPU: not each step."""
+    start = EncoderPhase.__init__
+
+    def late(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self._reads_each = False
+
+    monkeypatch.setattr(EncoderPhase, "__init__", late)
+
+
+def test_losses_read_late_are_the_same(images, whole, tmp_path, monkeypatch):
+    read_late(monkeypatch)
+    pretrain(images, config(images), tmp_path / "enc")
+    assert same(tmp_path / "enc", whole[0])
+    for mine, theirs in zip(metrics(tmp_path / "enc"), metrics(whole[0]), strict=True):
+        assert mine["loss"] == theirs["loss"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_divergence_names_the_cause_and_keeps_the_checkpoint(images, tmp_path, monkeypatch, late):
+    if late:
+        read_late(monkeypatch)
     changed = config(images)
     before = MAE.loss
     count = itertools.count(1)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from firstlight.vision.augment import UNIFORMS, crops, draw
-from firstlight.vision.augment_batch import blur_matrix, crops_batch, resize_matrix, turn_hue, uniforms_of
+from firstlight.vision.augment_batch import blur_matrix, crops_batch, resize_matrix, turn_hue
 from firstlight.vision.crop_config import CropConfig, ViewConfig, crop_and_flip, multi_crop
 
 PLAIN = ViewConfig(size=(16, 16), flip=0.0)
@@ -23,8 +23,8 @@ def photo(height, width, seed=0):
 def both_forms(image, config, seed=1):
     """The crops of one image on Pillow and as tensors, in bytes."""
     pixels = torch.from_numpy(np.asarray(image).transpose(0, 2, 1).copy())[None]
-    on_pillow = crops(image, config, np.random.default_rng(seed))
-    uniforms = uniforms_of([np.random.default_rng(seed)], len(config.crops))
+    uniforms = np.random.default_rng(seed).random((1, len(config.crops), UNIFORMS))
+    on_pillow = crops(image, config, uniforms[0])
     as_tensors = crops_batch(pixels, torch.tensor([[image.height, image.width]]), config, uniforms)
     return [(255 * a, 255 * b[0]) for a, b in zip(on_pillow, as_tensors, strict=True)]
 
@@ -142,7 +142,7 @@ def test_images_of_different_sizes_share_a_batch():
     for slot, image in zip(canvas, images, strict=True):
         slot[: image.height, :, : image.width] = torch.from_numpy(np.asarray(image).transpose(0, 2, 1).copy())
     config = multi_crop((16, 16), (8, 8), n_local=2)
-    uniforms = uniforms_of([np.random.default_rng(5), np.random.default_rng(6)], 4)
+    uniforms = np.random.default_rng(5).random((2, 4, UNIFORMS))
     together = crops_batch(canvas, torch.tensor([[20, 30], [33, 17]]), config, uniforms)
     for row, image in enumerate(images):
         alone = torch.from_numpy(np.asarray(image).transpose(0, 2, 1).copy())[None]
@@ -169,7 +169,7 @@ def test_the_crop_plan_of_the_paper():
 
 def test_values_are_centred():
     white = Image.new("RGB", (20, 20), (255, 255, 255))
-    (found,) = crops(white, crop_and_flip((8, 8)), np.random.default_rng(0))
+    (found,) = crops(white, crop_and_flip((8, 8)), np.random.default_rng(0).random((1, UNIFORMS)))
     assert found[:, 0, 0].tolist() == pytest.approx(
         [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     )

@@ -45,10 +45,16 @@ def in_threads(
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
     before = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
-    with ThreadPoolExecutor(threads, "work", torch.set_num_threads, (1,)) as pool:
+    with ThreadPoolExecutor(threads, "work", _use_one_thread) as pool:
         for _ in range(threads):
             pool.submit(started.wait)
         started.wait()
         # The setting is each thread's own, but also the default of threads that start later: put it back.
         torch.set_num_threads(before)
         yield pool
+
+
+def _use_one_thread() -> None:
+    # A thread takes over the process's number when it first asks for it, and would then forget its own.
+    torch.get_num_threads()
+    torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from firstlight.core.seeds import numpy_stream, torch_stream
 from firstlight.evaluation.encoder_config import FinetuneConfig
 from firstlight.evaluation.encoder_data import LabelledImages, Part
 from firstlight.evaluation.encoder_subsets import share
-from firstlight.vision.augment import crop_images, to_tensor
+from firstlight.vision.augment import UNIFORMS, crop_images, to_tensor
 from firstlight.vision.crop_config import crop_and_flip
 from firstlight.vision.encoder_file import Encoder
 from firstlight.vision.images import UnusableImageError
@@ -195,7 +195,7 @@ def augmented(
         ``(3, H, W)`` float32.
     """
     views = crop_and_flip(encoder.vit.config.image_size, (config.min_scale, 1.0))
-    crop = crop_images(image, views, rng)[0]
+    crop = crop_images(image, views, rng.random((1, UNIFORMS)))[0]
     if not config.strong:
         return to_tensor(crop, encoder.mean, encoder.std)
     red, green, blue = (round(255 * part) for part in encoder.mean)

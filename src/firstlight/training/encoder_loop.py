@@ -29,7 +29,7 @@ from firstlight.training.optimisers import all_finite
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.objective import ImageBatch, Objective
 
-#: Steps between "step" events.
+#: Steps between "step" events; on a GPU, between readings of the losses too.
 _PROGRESS_STEPS = 5
 
 
@@ -78,6 +78,9 @@ class EncoderPhase:
         self.optimiser = GroupAdamW(self.groups, config.betas, config.weight_decay)
         self.progress = EncoderProgress()
         self._since_checkpoint = time.monotonic()
+        #: Losses of steps of this epoch that nobody has read yet: reading a number makes a GPU come to rest.
+        self._unread: list[tuple[int, dict[str, Tensor]]] = []
+        self._reads_each = self.device.type == "cpu"
 
     @property
     def total_steps(self) -> int:
@@ -117,6 +120,7 @@ class EncoderPhase:
             self.update(batch.to(self.device))
             progress.step += 1
             if progress.step % _PROGRESS_STEPS == 0 or progress.step == 1:
+                self._read_losses()
                 self.emit(
                     "step",
                     phase=self.name,
@@ -126,10 +130,12 @@ class EncoderPhase:
                 )
             if checkpoint is not None and progress.step < per_epoch and self._due():
                 progress.seconds += time.perf_counter() - started
+                self._read_losses()
                 self._check_parameters()
                 self.loader.share_unusable()
                 self._save(checkpoint)
                 started = time.perf_counter()
+        self._read_losses()
         progress.seconds += time.perf_counter() - started
         self._check_parameters()
         self.loader.share_unusable()
@@ -171,7 +177,7 @@ class EncoderPhase:
             batch: On the phase's device.
 
         Raises:
-            DivergenceError: A loss is not finite.
+            DivergenceError: A loss is not finite; on a GPU up to five steps late, but before anything is saved.
         """
         step = self.progress.epoch * self.loader.steps + self.progress.step
         rng = torch_stream(self.config.seed, self.name, "step", step)
@@ -179,16 +185,24 @@ class EncoderPhase:
             losses = self.objective.loss(batch, rng)
         # The mean over ranks: what one process would see, and the same on all, so that all stop together.
         means = gather(torch.stack([value.detach().float() for value in losses.values()])[None]).mean(dim=0)
-        values = dict(zip(losses, means.tolist(), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise self._diverged(f"the loss became {values} in step {self.progress.step + 1}")
+        self._unread.append((self.progress.step, dict(zip(losses, means.unbind(), strict=True))))
+        if self._reads_each:
+            self._read_losses()
         self.optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         average_gradients(parameter for group in self.groups for parameter in group.parameters)
         self.optimiser.step(self._rate(step))
         self.objective.after_step(step, self.total_steps)
-        for name, value in values.items():
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+
+    def _read_losses(self) -> None:
+        """Add up the losses of the steps since the last reading."""
+        unread, self._unread = self._unread, []
+        for step, losses in unread:
+            values = {name: float(value) for name, value in losses.items()}
+            if not all(map(math.isfinite, values.values())):
+                raise self._diverged(f"the loss became {values} in step {step + 1}")
+            for name, value in values.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
 
     def _check_parameters(self) -> None:
         """A loss tells of a broken step only in the next one; no broken state may be kept."""

@@ -7,7 +7,8 @@ or for many at once, so that the form on Pillow here and the form on tensors
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,11 @@ class Draws:
     sigma: FloatArray
     grey: npt.NDArray[np.bool_]
     solarise: npt.NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Draws]) -> Draws:
+        """What happens to several sets of images, one set after the other."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
 
 def draw(view: ViewConfig, uniforms: FloatArray, sizes: npt.NDArray[np.int64]) -> Draws:
@@ -103,24 +109,27 @@ def _boxes(view: ViewConfig, uniforms: FloatArray, sizes: npt.NDArray[np.int64])
     return np.concatenate([corner, size], axis=1).astype(np.int64)
 
 
-def crops(image: Image.Image, config: CropConfig, rng: np.random.Generator) -> list[Tensor]:
+def crops(image: Image.Image, config: CropConfig, uniforms: FloatArray) -> list[Tensor]:
     """All crops of an image, on Pillow.
 
     Args:
         image: RGB.
         config: Which crops.
-        rng: Stream of this image in this epoch.
+        uniforms: ``(crops, UNIFORMS)`` in [0, 1), of this image in this epoch.
 
     Returns:
         One ``(3, h, w)`` float32 tensor a crop.
     """
-    return [to_tensor(made, config.mean, config.std) for made in crop_images(image, config, rng)]
+    return [to_tensor(made, config.mean, config.std) for made in crop_images(image, config, uniforms)]
 
 
-def crop_images(image: Image.Image, config: CropConfig, rng: np.random.Generator) -> list[Image.Image]:
+def crop_images(image: Image.Image, config: CropConfig, uniforms: FloatArray) -> list[Image.Image]:
     """The crops of :func:`crops` as pictures, for those who do more to them."""
     sizes = np.array([[image.height, image.width]])
-    return [_crop(image, view, draw(view, rng.random((1, UNIFORMS)), sizes)) for view in config.crops]
+    return [
+        _crop(image, view, draw(view, drawn[None], sizes))
+        for view, drawn in zip(config.crops, uniforms, strict=True)
+    ]
 
 
 def to_tensor(image: Image.Image, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

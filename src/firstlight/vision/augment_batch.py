@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from firstlight.vision.augment import SOLARISE_FROM, UNIFORMS, Draws, FloatArray, draw
-from firstlight.vision.crop_config import CropConfig, ViewConfig
+from firstlight.vision.augment import SOLARISE_FROM, Draws, FloatArray, draw
+from firstlight.vision.crop_config import CropConfig
 
 #: Luma of ITU-R 601, as Pillow turns colours into grey.
 _LUMA = (0.299, 0.587, 0.114)
@@ -27,7 +27,7 @@ def crops_batch(pixels: Tensor, sizes: Tensor, config: CropConfig, uniforms: Flo
         pixels: ``(b, H, 3, W)`` uint8; image i fills ``pixels[i, : sizes[i, 0], :, : sizes[i, 1]]``.
         sizes: ``(b, 2)`` int64 heights and widths, on the CPU.
         config: Which crops.
-        uniforms: ``(b, crops, UNIFORMS)``: row i as ``rng.random((1, UNIFORMS))`` a crop gives them for image i.
+        uniforms: ``(b, crops, UNIFORMS)`` in [0, 1): what decides the crops of each image.
 
     Returns:
         One ``(b, 3, h, w)`` float32 tensor a crop, where ``pixels`` are.
@@ -35,40 +35,41 @@ def crops_batch(pixels: Tensor, sizes: Tensor, config: CropConfig, uniforms: Flo
     values = pixels.float() / 255
     mean = torch.tensor(config.mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(config.std, device=pixels.device).view(1, 3, 1, 1)
-    found = []
-    for index, view in enumerate(config.crops):
-        drawn = draw(view, uniforms[:, index], sizes.numpy())
-        found.append((_crop(values, view, drawn) - mean) / std)
-    return found
+    found: dict[int, Tensor] = {}
+    # Crops of one size go through colours and blur together: a step on a GPU is made of fewer, larger pieces.
+    for size in {view.size: None for view in config.crops}:
+        places = [place for place, view in enumerate(config.crops) if view.size == size]
+        drawn = [draw(config.crops[place], uniforms[:, place], sizes.numpy()) for place in places]
+        images = torch.cat([_resized(values, size, one) for one in drawn])
+        _colours(images, Draws.joined(drawn))
+        found |= zip(places, ((images - mean) / std).chunk(len(places)), strict=True)
+    return [found[place] for place in range(len(config.crops))]
 
 
-def uniforms_of(streams: list[np.random.Generator], crops: int) -> FloatArray:
-    """The numbers of :func:`crops_batch` from one stream an image."""
-    return np.stack([stream.random((crops, UNIFORMS)) for stream in streams])
+def _resized(values: Tensor, size: tuple[int, int], drawn: Draws) -> Tensor:
+    """Cut out, resized and mirrored, ``(b, 3, h, w)``."""
+    box, flip = torch.from_numpy(drawn.box).to(values.device), torch.from_numpy(drawn.flip).to(values.device)
+    down = resize_matrix(box[:, 0], box[:, 2], values.shape[1], size[0])
+    across = resize_matrix(box[:, 1], box[:, 3], values.shape[3], size[1])
+    return _apply(values, down, torch.where(flip[:, None, None], across.flip(1), across))
 
 
-def _crop(values: Tensor, view: ViewConfig, drawn: Draws) -> Tensor:
-    device = values.device
-    box = torch.from_numpy(drawn.box)
-    down = resize_matrix(box[:, 0], box[:, 2], values.shape[1], view.size[0]).to(device)
-    across = resize_matrix(box[:, 1], box[:, 3], values.shape[3], view.size[1])
-    across = torch.where(torch.from_numpy(drawn.flip)[:, None, None], across.flip(1), across).to(device)
-    images = _apply(values, down, across)
-    if view.jitter:
-        _jitter(images, drawn)
-    blurred = torch.from_numpy(np.flatnonzero(drawn.sigma))
+def _colours(images: Tensor, drawn: Draws) -> None:
+    """Change colours, blur, turn grey and solarise, in place."""
+    _jitter(images, drawn)
+    blurred = np.flatnonzero(drawn.sigma)
     if len(blurred):
-        sigma = torch.from_numpy(drawn.sigma)[blurred]
-        down, across = (blur_matrix(sigma, side).float().to(device) for side in view.size)
-        images[blurred] = _apply(images[blurred].transpose(1, 2), down, across)
-    greyed = torch.from_numpy(np.flatnonzero(drawn.grey))
-    if len(greyed):
-        images[greyed] = grey(images[greyed]).expand(-1, 3, -1, -1)
-    turned = torch.from_numpy(np.flatnonzero(drawn.solarise))
-    if len(turned):
-        part = images[turned]
-        images[turned] = torch.where(part * 255 < SOLARISE_FROM - 0.5, part, 1 - part)
-    return images
+        at = torch.from_numpy(blurred).to(images.device)
+        sigma = torch.from_numpy(drawn.sigma[blurred])
+        down, across = (blur_matrix(sigma, side).float().to(images.device) for side in images.shape[2:])
+        images[at] = _apply(images[at].transpose(1, 2), down, across)
+    if drawn.grey.any():
+        at = torch.from_numpy(np.flatnonzero(drawn.grey)).to(images.device)
+        images[at] = grey(images[at]).expand(-1, 3, -1, -1)
+    if drawn.solarise.any():
+        at = torch.from_numpy(np.flatnonzero(drawn.solarise)).to(images.device)
+        part = images[at]
+        images[at] = torch.where(part * 255 < SOLARISE_FROM - 0.5, part, 1 - part)
 
 
 def _apply(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def resize_matrix(start: Tensor, length: Tensor, side: int, out: int) -> Tensor:
 
     Args:
         start: ``(b,)`` first pixel of the box.
-        length: ``(b,)`` its pixels.
+        length: ``(b,)`` its pixels, on the same device.
         side: Pixels that there are.
         out: Pixels wanted.
 
@@ -93,8 +94,8 @@ def resize_matrix(start: Tensor, length: Tensor, side: int, out: int) -> Tensor:
         ``(b, out, side)`` float32; each row sums to 1 and is 0 outside the box.
     """
     begin, step = start.float()[:, None, None], (length.float() / out)[:, None, None]
-    centre = begin + (torch.arange(out)[:, None] + 0.5) * step
-    pixel = torch.arange(side)
+    centre = begin + (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+    pixel = torch.arange(side, device=start.device)
     distance = (pixel + 0.5 - centre).abs_().div_(step.clamp(min=1))
     square = distance * distance
     near = (1.5 * distance - 2.5) * square + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from firstlight.core.distributed import gather_texts, own_slice, rank
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.seeds import numpy_stream, torch_stream
-from firstlight.vision.augment import crops
-from firstlight.vision.augment_batch import crops_batch, uniforms_of
+from firstlight.core.seeds import numpy_stream, torch_stream, uniforms
+from firstlight.vision.augment import UNIFORMS, FloatArray, crops
+from firstlight.vision.augment_batch import crops_batch
 from firstlight.vision.crop_config import CropConfig
 from firstlight.vision.images import ImageSet, UnusableImageError
 from firstlight.vision.objective import ImageBatch
@@ -96,7 +96,7 @@ class ImageLoader:
         seed: The run's seed.
         workers: Processes that decode and augment where images are not kept in memory; 0: this one.
         cache_bytes: Most memory for decoded images; if they need more, none are kept.
-        device: Where kept images are augmented.
+        device: Where decoded images are kept and augmented.
         emit: Told of every unusable image once, by id.
 
     Attributes:
@@ -124,7 +124,8 @@ class ImageLoader:
         self.workers, self.device, self.emit = workers, torch.device(device), emit
         self.unusable: dict[int, str] = {}
         self._shared: set[int] = set()  # what all ranks know of
-        self.cache = decode_all(images, cache_bytes, covered(config))
+        cache = decode_all(images, cache_bytes, covered(config))
+        self.cache = None if cache is None else replace(cache, pixels=cache.pixels.to(self.device))
         rows = np.arange(len(images))
         if self.cache is not None:
             self._report(self.cache.unusable)
@@ -169,10 +170,9 @@ class ImageLoader:
 
     def _cached(self, cache: PixelCache, rows: Rows, epoch: int) -> ImageBatch:
         at = torch.from_numpy(rows)
-        streams = [numpy_stream(self.seed, "augment", epoch, int(row)) for row in rows]
-        uniforms = uniforms_of(streams, len(self.config.crops))
-        views = crops_batch(cache.pixels[at].to(self.device), cache.sizes[at], self.config, uniforms)
-        return ImageBatch(views, at)
+        decided = _decided(self.seed, epoch, rows, self.config)
+        pixels = cache.pixels[at.to(cache.pixels.device)]
+        return ImageBatch(crops_batch(pixels, cache.sizes[at], self.config, decided), at)
 
     def know(self, unusable: Mapping[str, str]) -> None:
         """Take over what an interrupted run reported already (id → why)."""
@@ -201,6 +201,12 @@ class ImageLoader:
             if row not in self.unusable:
                 self.unusable[row] = reason
                 self.emit("unusable", id=self.images.ids[row], reason=reason)
+
+
+def _decided(seed: int, epoch: int, rows: Rows, config: CropConfig) -> FloatArray:
+    """What decides the crops of images in an epoch, ``(b, crops, UNIFORMS)``."""
+    count = len(config.crops) * UNIFORMS
+    return uniforms(seed, "augment", epoch, rows=rows, count=count).reshape(len(rows), -1, UNIFORMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +240,8 @@ class _Batches(Dataset[_Made]):
             row, image = found
             # Named by the image that was wanted: the substitute may stand in the same batch on its own account, and
             # equal crops would be each other's negatives.
-            stream = numpy_stream(self.seed, "augment", self.epoch, wanted)
-            for view, crop in zip(views, crops(image, self.config, stream), strict=True):
+            decided = _decided(self.seed, self.epoch, np.array([wanted]), self.config)[0]
+            for view, crop in zip(views, crops(image, self.config, decided), strict=True):
                 view.append(crop)
             used.append(row)
         return _Made([torch.stack(view) for view in views], torch.tensor(used), unusable)

@@ -106,7 +106,7 @@ class MAE(MaskedObjective):
     def shuffle(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """A random order of each image's patches, ``(b, n)`` int64; the first ones are the visible ones."""
         rows, columns = self.encoder.grid(images)
-        return uniform(len(images), rows * columns, rng).argsort(dim=1).to(images.device)
+        return uniform(len(images), rows * columns, rng).to(images.device).argsort(dim=1)
 
     def visible(self, n: int) -> int:
         """How many of ``n`` patches are visible."""

@@ -245,6 +245,10 @@ class RefineStage(_Stage):
 
     def weights(self) -> list[float]:
         """By the schedule; the head on the final output keeps weight 1."""
+        if self.config.head_weights == "constant":
+            return (
+                super().weights()
+            )  # without reading ``share_done``, for which a GPU would have to come to rest
         between = [spec for spec in self.specs if spec.block < self.encoder.config.depth]
         done = float(self.share_done)
         return [

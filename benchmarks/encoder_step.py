@@ -1,6 +1,7 @@
 """Encoders against the floor: images a second of embedding and of training steps, on a CPU or a GPU.
 
     python benchmarks/encoder_step.py [--rounds 5] [--threads 2] [--device cuda --precision bfloat16] [--only 64]
+    python benchmarks/encoder_step.py --device cuda --precision bfloat16 --large 64    # one step of ViT-L/16
 
 The floor of a row is the work of its matrix products, forward and backward, at the rate that the machine reaches on one
 product of two square matrices with the same threads and the same precision, measured in the same round. The products
@@ -37,12 +38,14 @@ from firstlight.vision.mae import MAE, MAEConfig
 from firstlight.vision.objective import ImageBatch, Objective
 from firstlight.vision.refiner import HeadStage, RefineStage
 from firstlight.vision.refiner_config import RefinerConfig, head_specs
+from firstlight.vision.refiner_memory import memory_estimate
 from firstlight.vision.vit import ViT
 from firstlight.vision.vit_config import ViTConfig
 
 SMALL = ViTConfig(image_size=(64, 64), patch_size=8, dim=192, depth=12, heads=3)
 BASE = ViTConfig(image_size=(224, 224), patch_size=16, dim=768, depth=12, heads=12)
 PAPER_DECODER = MAEConfig(decoder_dim=512, decoder_depth=8, decoder_heads=16)
+LARGE = ViTConfig(image_size=(224, 224), patch_size=16, dim=1024, depth=24, heads=16)
 SMALL_CROPS = multi_crop((64, 64), (32, 32), n_local=4, local_scale=(0.1, 0.35), blur=False)
 #: Side of the square matrices whose product gives the machine's rate.
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -107,7 +110,7 @@ def training(
     phase = EncoderPhase("speed", objective, loader, config)
     phase.module.train()
     batches = forever(loader) if loads else itertools.repeat(ready(crops, batch, phase.device))
-    return Row(name, batch, lambda: phase.update(next(batches)))
+    return Row(name, batch, lambda: phase.update(next(batches).to(phase.device)))
 
 
 def embedding(name: str, shape: ViTConfig, batch: int, device: torch.device, precision: str) -> Row:
@@ -121,11 +124,11 @@ def embedding(name: str, shape: ViTConfig, batch: int, device: torch.device, pre
     return Row(name, batch, work)
 
 
-def head_stage(batch: int) -> HeadStage:
+def head_stage(queue: int, shape: ViTConfig = SMALL) -> HeadStage:
     config = RefinerConfig(temperature=0.2)
     rng = torch_stream(0, "heads")
-    specs = head_specs(config, SMALL.dim, SMALL.depth)
-    return HeadStage(ViT(SMALL, torch_stream(0, "encoder")), config, specs, max(3072, batch), "class", rng)
+    specs = head_specs(config, shape.dim, shape.depth)
+    return HeadStage(ViT(shape, torch_stream(0, "encoder")), config, specs, queue, "class", rng)
 
 
 def mae(shape: ViTConfig, config: MAEConfig) -> MAE:
@@ -135,7 +138,7 @@ def mae(shape: ViTConfig, config: MAEConfig) -> MAE:
 def rows(device: torch.device, precision: str, small: int, base: int) -> list[Row]:
     settings: dict[str, Any] = {"device": device.type, "precision": precision}
     flip_small, flip_base = crop_and_flip(SMALL.image_size), crop_and_flip(BASE.image_size)
-    with_crops = max(2, small // 4)
+    with_crops, queue = max(2, small // 4), max(3072, small)
     return [
         embedding("ViT-B/16 at 224 px, embedding", BASE, base, device, precision),
         training("ViT-B/16 at 224 px, MAE step", mae(BASE, PAPER_DECODER), flip_base, base, settings),
@@ -145,15 +148,60 @@ def rows(device: torch.device, precision: str, small: int, base: int) -> list[Ro
             "width 192 at 64 px, MAE step with augmentation", mae(SMALL, MAEConfig()), flip_small, small, settings,
             loads=True,
         ),
-        training("width 192 at 64 px, head stage", head_stage(small), SMALL_CROPS, with_crops, settings),
+        training("width 192 at 64 px, head stage", head_stage(queue), SMALL_CROPS, with_crops, settings),
         training(
-            "width 192 at 64 px, refinement", RefineStage(head_stage(small), 0.2), SMALL_CROPS, with_crops, settings
+            "width 192 at 64 px, refinement", RefineStage(head_stage(queue), 0.2), SMALL_CROPS, with_crops, settings
         ),
         training(
-            "width 192 at 64 px, refinement with augmentation", RefineStage(head_stage(small), 0.2), SMALL_CROPS,
+            "width 192 at 64 px, refinement with augmentation", RefineStage(head_stage(queue), 0.2), SMALL_CROPS,
             with_crops, settings, loads=True,
         ),
     ]  # fmt: skip
+
+
+def large(batch: int, chosen: argparse.Namespace) -> None:
+    """One refinement step of ViT-L/16 as its recipe has it, but for the batch: memory, speed and the floor."""
+    device = torch.device(chosen.device)
+    crops, queue = multi_crop((224, 224), (96, 96)), 65536
+    settings: dict[str, Any] = {"device": device.type, "precision": chosen.precision}
+    stage = RefineStage(head_stage(queue, LARGE), 0.2)
+    estimate = memory_estimate(
+        LARGE, stage.config, list(stage.specs), [view.size for view in crops.crops], batch=batch, ranks=1, queue=queue,
+        half=chosen.precision == "bfloat16",
+    )  # fmt: skip
+    flops = work_of_an_image(stage, crops, settings)
+    torch.cuda.reset_peak_memory_stats()
+    row = training("ViT-L/16 at 2 × 224 + 10 × 96 px, refinement step", stage, crops, batch, settings)
+    rate = product_rate(chosen.device, chosen.precision)
+    times = paired({row.name: settled(row.work, device)}, chosen.rounds + 1)[row.name][1:]
+    taken = [wall for wall, _ in times]
+    each = statistics.median(taken) / batch
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    publish(
+        "speed",
+        f"encoder-large-{chosen.device}-{chosen.precision}",
+        f"One step of ViT-L/16 at the recipe's crops, {chosen.precision}, {torch.cuda.get_device_name()}",
+        [*("what", "batch", "GFLOP an image", "images a second", "share of the floor", "peak memory, GB"), "estimated"],
+        [[row.name, batch, f"{flops / 1e9:,.0f}", f"{1 / each:,.1f}", f"{flops / rate / each:.2f}", f"{peak:.1f}",
+          f"{sum(estimate.values()) / 1e9:.1f}"]],
+        f"floor: {rate / 1e9:,.1f} GFLOP/s, one product of square matrices; median of {chosen.rounds} steps; eight "
+        f"heads, queues of {queue:,}",
+    )  # fmt: skip
+
+
+def work_of_an_image(stage: RefineStage, crops: CropConfig, settings: dict[str, Any]) -> float:
+    """FLOP of a step an image; it does not depend on the batch, but for the products of the batch with itself."""
+    counted = training("counted", stage, crops, 8, settings)
+    counted.count()
+    return counted.flops / 8
+
+
+def product_rate(device: str, precision: str) -> float:
+    """FLOP/s of one product of square matrices, the median of seven."""
+    side, kind = SIDE[device], torch.bfloat16 if precision == "bfloat16" else torch.float32
+    left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    times = paired({"product": settled(lambda: left @ right, torch.device(device))}, 10)["product"][3:]
+    return 2 * side**3 / statistics.median(wall for wall, _ in times)
 
 
 def main() -> None:
@@ -167,8 +215,14 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=256, help="batch of the small encoder")
     parser.add_argument("--base", type=int, default=8, help="batch of ViT-B/16")
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument(
+        "--large", type=int, help="only this: one step of ViT-L/16 with so many images, on a GPU"
+    )
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    if chosen.large:
+        large(chosen.large, chosen)
+        return
     device = torch.device(chosen.device)
     measured = [
         row for row in rows(device, chosen.precision, chosen.small, chosen.base) if chosen.only in row.name

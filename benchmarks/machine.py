@@ -66,21 +66,31 @@ def provenance() -> dict[str, object]:
     """What has to stand beside a committed number: command, commit, machine."""
     from firstlight.training.run_folder import environment
 
-    commit = subprocess.run(
+    # A copy of the sources without history is told its commit.
+    commit = os.environ.get("FIRSTLIGHT_COMMIT") or subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    )
+    ).stdout.strip()  # fmt: skip
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return {"command": command, "commit": commit.stdout.strip(), "machine": environment()}
+    return {"command": command, "commit": commit, "machine": environment()}
 
 
 def publish(
-    folder: str, name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[object]], note: str
+    folder: str,
+    name: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    note: str,
+    **more: object,
 ) -> None:
-    """Print a table and write it to ``results/folder/name.json``, where ``render_results.py`` finds it."""
+    """Print a table and write it to ``results/folder/name.json``, where ``render_results.py`` finds it.
+
+    ``more`` goes into the file beside the table, for scripts that read it again.
+    """
     from firstlight.core.files import write_json
 
     table(title, header, rows)
     print(f"  {note}")
     cells = [[str(cell) for cell in row] for row in rows]
-    record = {"title": title, "header": list(header), "rows": cells, "note": note, **provenance()}
+    record = {"title": title, "header": list(header), "rows": cells, "note": note, **more, **provenance()}
     write_json(ROOT / "results" / folder / f"{name}.json", record)

@@ -1,8 +1,12 @@
 """Does refinement help on real images, and is it refinement that helps? One MAE a seed, shared by all arms.
 
-    python benchmarks/refined_encoders.py --seed 0 [--arms refined,longer,random] [--threads 2] [--small]
-    python benchmarks/refined_encoders.py --seed 0 --measure      # probe what is there, write the table
+    python benchmarks/refined_encoders.py --size small --seed 0 [--arms refined,longer,random] [--threads 2]
+    python benchmarks/refined_encoders.py --size small --seed 0 --measure    # probe what is there, write the table
+    python benchmarks/refined_encoders.py --size small --summary             # over the seeds that were measured
     python benchmarks/render_results.py
+
+Sizes: ``small`` (1.6 M parameters, an hour on one core), ``recipe`` (the shipped recipes as they are), ``long`` (their
+encoder of 5.4 M parameters, longer) and ``wide`` (ViT-S, 21 M), both for a GPU.
 
 Every arm is a command of the package that resumes where it was cut, in ``runs/encoders/``:
 
@@ -24,27 +28,40 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from machine import DATA, ROOT, publish
 
 IMAGES = DATA / "imagenette64" / "images.parquet"
-#: An encoder of 1.6 M parameters instead of the recipes' 5.4 M, fewer and smaller steps: an hour on one core.
-SMALL = {
-    "pretrain": [
-        *(
-            "encoder.dim=128",
-            "encoder.depth=8",
-            "encoder.heads=4",
-            "mae.decoder_dim=64",
-            "mae.decoder_heads=4",
-        ),
-        *("training.precision=bfloat16", "training.epochs=80"),
-    ],
-    "refine": [
-        *("crops.n_local=2", "refiner.freeze_blocks=3", "heads.epochs=2", "training.epochs=4"),
-        "training.precision=bfloat16",
-    ],
+_GPU = ["training.precision=bfloat16", "training.checkpoint_every=50"]
+#: What each size lays over the recipes.
+SIZES: dict[str, dict[str, list[str]]] = {
+    "small": {
+        "pretrain": [
+            *(
+                "encoder.dim=128",
+                "encoder.depth=8",
+                "encoder.heads=4",
+                "mae.decoder_dim=64",
+                "mae.decoder_heads=4",
+            ),
+            *("training.precision=bfloat16", "training.epochs=80"),
+        ],
+        "refine": [
+            *("crops.n_local=2", "refiner.freeze_blocks=3", "heads.epochs=2", "training.epochs=4"),
+            "training.precision=bfloat16",
+        ],
+    },
+    "recipe": {"pretrain": [], "refine": []},
+    "long": {
+        "pretrain": ["training.epochs=300", "training.warmup_epochs=20", "training.batch_size=512", *_GPU],
+        "refine": ["heads.epochs=8", "training.epochs=24", "training.batch_size=256", *_GPU],
+    },
+}
+SIZES["wide"] = {
+    "pretrain": ["encoder.dim=384", "encoder.heads=6", "mae.decoder_dim=192", *SIZES["long"]["pretrain"]],
+    "refine": SIZES["long"]["refine"],
 }
 ARMS: dict[str, list[str]] = {
     "refined": [],
@@ -59,7 +76,7 @@ K = 10
 
 def firstlight(*words: object) -> None:
     """Run one command; it says what it does."""
-    command = [str(Path(sys.executable).with_name("firstlight")), *map(str, words)]
+    command = [sys.executable, "-m", "firstlight", *map(str, words)]
     print("$ firstlight", *command[1:], flush=True)
     subprocess.run(command, check=True)
 
@@ -69,26 +86,34 @@ def settings(changes: list[str]) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
 
 
+def name(size: str) -> str:
+    """Of folders and results."""
+    return "imagenette64" if size == "small" else f"imagenette64-{size}"
+
+
 def epochs(changes: list[str], key: str, otherwise: int) -> int:
-    """What ``key=…`` among the settings says."""
+    """What ``key=…`` among the settings says, a whole number."""
     return next((int(c.partition("=")[2]) for c in changes if c.startswith(key + "=")), otherwise)
 
 
 def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
     """Run or resume one arm."""
     out, mae = folder / arm, folder / "mae"
-    changes = SMALL if options.small else {"pretrain": [], "refine": []}
+    changes = SIZES[options.size]
     common = [IMAGES, "--split", "train", "--out", out, "--seed", options.seed, "--threads", options.threads]
     if arm == "mae":
         firstlight(
             "pretrain", *common, "--recipe", "pretrain-small", *settings(changes["pretrain"]), "--resume"
         )
     elif arm == "longer":
-        extra = epochs(changes["refine"], "heads.epochs", 3) + epochs(changes["refine"], "training.epochs", 8)
-        own = [c for c in changes["pretrain"] if not c.startswith(("encoder.", "training.epochs"))]
+        extra = epochs(changes["refine"], "heads.epochs", 3) + epochs(changes["refine"], "training.epochs", 6)
+        batch = epochs(changes["refine"], "training.batch_size", 128)
+        taken = ("encoder.", "training.epochs", "training.warmup_epochs", "training.batch_size")
+        own = [c for c in changes["pretrain"] if not c.startswith(taken)]
         # Without the recipe, which names a shape: all else in it is as by default.
         start = ["--encoder", mae, "--epochs", extra]
-        firstlight("pretrain", *common, *start, *settings([*own, "training.warmup_epochs=1"]), "--resume")
+        own += ["training.warmup_epochs=1", f"training.batch_size={batch}"]
+        firstlight("pretrain", *common, *start, *settings(own), "--resume")
     else:
         words = ["--encoder", mae, "--recipe", "refine-small"]
         firstlight("refine", *common, *words, *settings([*changes["refine"], *ARMS[arm]]), "--resume")
@@ -101,43 +126,45 @@ def percent(accuracy: float, error: float | None = None) -> str:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Probe every finished arm beside ``mae`` and publish the table."""
-    names = [name for name in ("mae", "longer", *ARMS) if (folder / name / "encoder.json").exists()]
+    names = [arm for arm in ("mae", "longer", *ARMS) if (folder / arm / "encoder.json").exists()]
     out = folder / "probe"
-    encoders = [folder / name for name in names]
+    encoders = [folder / arm for arm in names]
     firstlight(
         *("probe", *encoders, IMAGES, "--split", "train/val", "--random-control"),
         *("--threads", options.threads, "--seed", options.seed, "--out", out),
     )
     found = json.loads((out / "probe.json").read_text(encoding="utf-8"))
     pixels = next(row for row in found["pixels"] if row["k"] == K)
+    numbers = [figures(encoder, found) for encoder in found["encoders"]]
     rows = [["raw pixels", percent(pixels["accuracy"], pixels["standard_error"]), *["–"] * 7]]
-    rows += [row(encoder, found) for encoder in found["encoders"]]
-    header = [
-        *(
-            "encoder",
-            "k-NN, best block",
-            "where",
-            "k-NN, last block, class token",
-            "against the best of mae, z",
-        ),
-        *("rises over the last third", "linear probe", "1-shot", "clusters, ACC"),
-    ]
     publish(
         "vision",
-        f"imagenette64-s{options.seed}",
-        f"Refinement on imagenette64, seed {options.seed}",
-        header,
-        rows,
+        f"{name(options.size)}-s{options.seed}",
+        f"Refinement on imagenette64, size {options.size}, seed {options.seed}",
+        HEADER,
+        [*rows, *map(row, numbers)],
         f"{verdict(found, pixels['accuracy'])} k-NN in % (k = {K}), ± one binomial standard error, "
         f"{found['images']['queries']['images']:,} queries against {found['images']['bank']['images']:,} images; z is "
-        "paired over queries. Linear probe chosen on a tenth of the bank; 1-shot: mean over ten draws, last block, the "
-        "better pooling; clusters of the queries' features likewise. `longer`: as many further updates of "
-        "pre-training; `random`: refinement of an encoder that has learned nothing.",
+        f"paired over queries. {KEY}",
+        numbers=numbers,
+        pixels=pixels["accuracy"],
     )
 
 
-def row(encoder: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One encoder's line."""
+HEADER = [
+    *("encoder", "k-NN, best block", "where", "k-NN, last block, class token", "against the best of mae, z"),
+    *("rises over the last third", "linear probe", "1-shot", "clusters, ACC"),
+]
+KEY = (
+    "Linear probe chosen on a tenth of the bank; 1-shot: mean over ten draws, last block, the better pooling; clusters "
+    "of the queries' features likewise. `longer`: as many further updates of pre-training; `random`: refinement of an "
+    "encoder that has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; "
+    "`infonce`: no neighbours; `random start`: nothing learned at all."
+)
+
+
+def figures(encoder: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What the tables need of one encoder."""
     by_place = [entry for entry in encoder["knn"] if entry["k"] == K]
     best = max(by_place, key=lambda entry: entry["accuracy"])
     last = next(
@@ -149,29 +176,94 @@ def row(encoder: dict[str, Any], found: dict[str, Any]) -> list[str]:
         if test["k"] == K and test["what"].startswith("last block") and test["after"]["encoder"] == encoder["name"]
         and test["after"]["pooling"] == "class"
     ]  # fmt: skip
-    against = f"{100 * tests[0]['difference']:+.1f} points, z {tests[0]['z']:+.1f}" if tests else "–"
-    place = f"{best['block']}{' after the norm' if best['after_final_norm'] else ''}, {best['pooling']}"
     one_shot = [e["accuracy"] for e in encoder["low_shot"] if e["labels"] == "1 a class"] or [
         e["accuracy"] for e in encoder["low_shot"][:1]
     ]
+    return {
+        "encoder": encoder["name"],
+        "best": best["accuracy"],
+        "best_error": best["standard_error"],
+        "where": f"{best['block']}{' after the norm' if best['after_final_norm'] else ''}, {best['pooling']}",
+        "last": last["accuracy"],
+        "last_error": last["standard_error"],
+        "gain": tests[0]["difference"] if tests else None,
+        "z": tests[0]["z"] if tests else None,
+        "rises": encoder["rises_over_last_third"][str(K)]["class"],
+        "linear": encoder["linear"]["accuracy"],
+        "linear_error": encoder["linear"]["standard_error"],
+        "one_shot": max(one_shot),
+        "clusters": max(entry["accuracy"] for entry in encoder["clusters"]),
+    }
+
+
+def row(one: dict[str, Any]) -> list[str]:
+    """One encoder's line."""
     return [
-        encoder["name"],
-        percent(best["accuracy"], best["standard_error"]),
-        place,
-        percent(last["accuracy"], last["standard_error"]),
-        against,
-        {True: "yes", False: "no", None: "–"}[encoder["rises_over_last_third"][str(K)]["class"]],
-        percent(encoder["linear"]["accuracy"], encoder["linear"]["standard_error"]),
-        percent(max(one_shot)),
-        percent(max(entry["accuracy"] for entry in encoder["clusters"])),
+        one["encoder"],
+        percent(one["best"], one["best_error"]),
+        one["where"],
+        percent(one["last"], one["last_error"]),
+        "–" if one["z"] is None else f"{100 * one['gain']:+.1f} points, z {one['z']:+.1f}",
+        {True: "yes", False: "no", None: "–"}[one["rises"]],
+        percent(one["linear"], one["linear_error"]),
+        percent(one["one_shot"]),
+        percent(one["clusters"]),
     ]
+
+
+def summarise(size: str) -> None:
+    """Mean and spread over the seeds that were measured; seeds whose tables hold no figures are left out."""
+    seeds = [json.loads(path.read_text(encoding="utf-8"))
+             for path in sorted((ROOT / "results" / "vision").glob(f"{name(size)}-s*.json"))]  # fmt: skip
+    seeds = [seed for seed in seeds if "numbers" in seed]
+    rows = [["raw pixels", spread([seed["pixels"] for seed in seeds]), *["–"] * 6, str(len(seeds))]]
+    for arm in dict.fromkeys(one["encoder"] for seed in seeds for one in seed["numbers"]):
+        found = [one for seed in seeds for one in seed["numbers"] if one["encoder"] == arm]
+        tested = [one for one in found if one["z"] is not None]
+        rows.append(
+            [
+                arm,
+                *(spread([one[key] for one in found]) for key in ("best", "last")),
+                gains(tested),
+                f"{sum(bool(one['rises']) for one in found)} of {len(found)}",
+                *(spread([one[key] for one in found]) for key in ("linear", "one_shot", "clusters")),
+                str(len(found)),
+            ]
+        )
+    header = [
+        *("encoder", "k-NN, best block", "k-NN, last block, class token", "against the best of mae"),
+        *("rises over the last third", "linear probe", "1-shot", "clusters, ACC", "seeds"),
+    ]
+    publish(
+        "vision",
+        f"{name(size)}-summary",
+        f"Refinement on imagenette64, size {size}, over seeds",
+        header,
+        rows,
+        f"Mean ± standard deviation over training seeds, in %; k-NN with k = {K}. The MAE of a seed is shared by all "
+        f"its arms. {KEY}",
+    )
+
+
+def gains(tested: list[dict[str, Any]]) -> str:
+    """Points over the best block of ``mae``, and the z of each seed."""
+    if not tested:
+        return "–"
+    each = ", ".join(f"{one['z']:+.1f}" for one in tested)
+    return f"{spread([one['gain'] for one in tested], sign='+')} points, z {each}"
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """Mean ± standard deviation in per cent."""
+    text = f"{100 * mean(values):{sign}.1f}"
+    return text if len(values) < 2 else f"{text} ± {100 * stdev(values):.1f}"
 
 
 def verdict(found: dict[str, Any], pixels: float) -> str:
     """Which of the acceptance criteria hold."""
 
-    def best(name: str) -> float:
-        encoder = next(e for e in found["encoders"] if e["name"] == name)
+    def best(arm: str) -> float:
+        encoder = next(e for e in found["encoders"] if e["name"] == arm)
         return max(float(entry["accuracy"]) for entry in encoder["knn"] if entry["k"] == K)
 
     parts = [f"The best block of mae {'beats' if best('mae') > pixels else 'does **not** beat'} raw pixels."]
@@ -195,10 +287,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", default="mae,refined,longer,random")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--small", action="store_true", help="a smaller encoder and shorter training")
+    parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
-    folder = ROOT / "runs" / "encoders" / f"imagenette64-s{options.seed}"
+    folder = ROOT / "runs" / "encoders" / f"{name(options.size)}-s{options.seed}"
+    if options.summary:
+        summarise(options.size)
+        return
     if options.measure:
         measure(folder, options)
         return

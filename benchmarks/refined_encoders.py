@@ -6,7 +6,8 @@
     python benchmarks/render_results.py
 
 Sizes: ``small`` (1.6 M parameters, an hour on one core), ``recipe`` (the shipped recipes as they are), ``long`` (their
-encoder of 5.4 M parameters, longer) and ``wide`` (ViT-S, 21 M), both for a GPU.
+encoder of 5.4 M parameters; 300 epochs of pre-training on a GPU, a short refinement that a core does in half an hour)
+and ``wide`` (ViT-S, 21 M parameters, both long, for a GPU).
 
 Every arm is a command of the package that resumes where it was cut, in ``runs/encoders/``:
 
@@ -56,12 +57,15 @@ SIZES: dict[str, dict[str, list[str]]] = {
     "recipe": {"pretrain": [], "refine": []},
     "long": {
         "pretrain": ["training.epochs=300", "training.warmup_epochs=20", "training.batch_size=512", *_GPU],
-        "refine": ["heads.epochs=8", "training.epochs=24", "training.batch_size=256", *_GPU],
+        "refine": [
+            *("crops.n_local=2", "refiner.freeze_blocks=6", "heads.epochs=2", "training.epochs=4"),
+            "training.precision=bfloat16",
+        ],
     },
 }
 SIZES["wide"] = {
     "pretrain": ["encoder.dim=384", "encoder.heads=6", "mae.decoder_dim=192", *SIZES["long"]["pretrain"]],
-    "refine": SIZES["long"]["refine"],
+    "refine": ["heads.epochs=8", "training.epochs=24", "training.batch_size=256", *_GPU],
 }
 ARMS: dict[str, list[str]] = {
     "refined": [],

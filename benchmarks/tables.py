@@ -33,4 +33,5 @@ def machine(record: dict[str, Any]) -> str:
     """The machine in a few words."""
     about = record["machine"]
     threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
-    return f"{about['processor']}, {threads}, torch {about['torch']}"
+    gpu = f"{about['gpu']}, " if "gpu" in about else ""
+    return f"{gpu}{about['processor']}, {threads}, torch {about['torch']}"

@@ -114,6 +114,8 @@ def test_a_run_read_back_measures_what_it_reported(tmp_path, model, refit):
     trains = model in ("mf", "lightgcn")
     config = build_config(model=model, overrides=[*SMALL, f"training.refit={refit}"] if trains else [])
     result = train(dataset(), config, tmp_path / "run")
+    said = "no selection" if not trains else "train + validation" if refit == "true" else "train alone"
+    assert said in result["protocol"]["meaning"]
     run = load_run(tmp_path / "run")
     seen = [run.seen, *([run.parts["valid"]] if "valid" in run.parts else [])]
     again = evaluate_ranking(run.scorer, run.parts["test"], seen).metrics

@@ -43,6 +43,10 @@ PROTOCOLS = {
     "test": "LEAKY: epochs chosen on the test set; only for comparison with tables made the same way",
     "none": "fixed number of epochs, no selection",
 }
+#: The same of a run on validation that keeps its best model instead of training it again.
+WITHOUT_REFIT = (
+    "epochs chosen on validation, and the best model kept: trained on train alone; test chose nothing"
+)
 
 
 @dataclass
@@ -366,9 +370,10 @@ def _finish(
             evaluation.per_user.insert_column(0, raw).write_parquet(temporary)
         context.emit("evaluated", metrics=evaluation.metrics)
     selection = config.training.selection if MODELS.load(config.model.name).trainable else "none"
+    kept = selection == "valid" and not config.training.refit
     return {
         "format": 1,
-        "protocol": {"selection": selection, "meaning": PROTOCOLS[selection]},
+        "protocol": {"selection": selection, "meaning": WITHOUT_REFIT if kept else PROTOCOLS[selection]},
         "dataset": {
             "name": dataset.name,
             "content_hash": dataset.content_hash,

@@ -51,10 +51,10 @@ PUBLISHED = {
 }
 NOTE = (
     "Test set, all items ranked, training pairs masked. **Filters** are not trained and choose nothing; their "
-    "hyper-parameters are those published for Gowalla, which their authors chose on test there. **A priori**: equal weights, fixed "
-    "before any blend was measured; the trained part of a blend is the run as it is reported elsewhere, its epochs "
-    "found on a validation carve-out. **Grid**: the best of the listed weights by Recall@20 *on test*, so leaky. "
-    "CPU seconds: singular vectors + scoring every test user."
+    "hyper-parameters are those published for Gowalla, which their authors chose on test there. **A priori**: equal "
+    "weights, fixed before any blend was measured; the trained part of a blend is the run as it is reported elsewhere, "
+    "its epochs found on a validation carve-out. **Grid**: the best of the listed weights by Recall@20 *on "
+    "test*, so leaky. CPU seconds: singular vectors + scoring every test user."
 )
 
 Score = tuple[float, float]

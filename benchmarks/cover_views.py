@@ -50,7 +50,6 @@ COVERS = {
     "MAE": "mae",
     "MAE, mean of patches": "mae-mean",
     "MAE refined": "refined",
-    "MAE refined, mean of patches": "refined-mean",
 }
 #: Settings of each model, the same for every view.
 MODELS: dict[str, list[str]] = {
@@ -86,9 +85,9 @@ def embed(data: str, threads: int) -> None:
     if not folder.exists():
         write_dataset(folder, read_dataset(DATA / data))
     for name, tokens in itertools.product(("random", "mae", "refined"), ("class", "mean")):
-        if (name, tokens) == ("random", "mean") or not (ENCODERS / name / "encoder.json").exists():
-            continue
         view = name if tokens == "class" else f"{name}-mean"
+        if view not in COVERS.values() or not (ENCODERS / name / "encoder.json").exists():
+            continue
         words = ["--encoder", ENCODERS / name, "--out", folder, "--name", view, "--tokens", tokens]
         firstlight("embed", folder, *words, "--threads", threads)
 

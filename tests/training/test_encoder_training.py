@@ -44,6 +44,7 @@ TINY = [
     "training.batch_size=8",
     "training.epochs=3",
     "training.threads=1",
+    "training.device=cpu",
 ]
 
 

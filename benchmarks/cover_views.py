@@ -46,10 +46,10 @@ RESULTS = ROOT / "results" / "covers"
 #: Views of the covers by what the table calls them: ``cover`` is the core's view, the others are features.
 COVERS = {
     "colour statistics": "cover",
-    "random ViT": "random",
-    "MAE": "mae",
-    "MAE, mean of patches": "mae-mean",
-    "MAE refined": "refined",
+    "random ViT": "random-mean",
+    "MAE, class token": "mae",
+    "MAE": "mae-mean",
+    "MAE refined": "refined-mean",
 }
 #: Settings of each model, the same for every view.
 MODELS: dict[str, list[str]] = {
@@ -70,7 +70,8 @@ def train_encoders(threads: int) -> None:
     start = ViT(known.vit.config, torch_stream(0, "encoder"))
     save_encoder(ENCODERS / "random", replace(known, vit=start, history=[]))
     firstlight(
-        "refine", *common, "--out", refined, "--encoder", mae, "--recipe", "refine-small", *settings(changes["refine"])
+        "refine", *common, "--out", refined, "--encoder", mae, "--recipe", "refine-small",
+        *settings([*changes["refine"], "refiner.pooling=mean"])
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ and ``wide`` (ViT-S, 21 M parameters, both long, for a GPU).
 Every arm is a command of the package that resumes where it was cut, in ``runs/encoders/``:
 
 * ``mae``: pre-training;
-* ``refined``: MIM-Refiner from it;
+* ``refined``: MIM-Refiner from it; ``refined-mean``: with heads that read the mean of the patches;
 * ``longer``: from it, as many further updates of pre-training as refinement makes in both stages;
 * ``random``: refinement of an encoder that has learned nothing;
 * ``single``: refinement with one head, at the end; ``swap-all``: neighbours in the whole row (NNCLR);
@@ -69,6 +69,7 @@ SIZES["wide"] = {
 }
 ARMS: dict[str, list[str]] = {
     "refined": [],
+    "refined-mean": ["refiner.pooling=mean"],
     "random": ["start=random"],
     "single": ["refiner.heads=1"],
     "swap-all": ["refiner.swap=all"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from firstlight.core.errors import FirstlightError
 
 
 def sync_folder(folder: Path) -> None:
@@ -45,6 +48,32 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path, then: str = "try again") -> Iterator[Path]:
+    """:func:`atomic_path` that turns a full or read-only disk into a message about what is still safe.
+
+    Args:
+        target: The file to create or replace.
+        then: What to do once there is room.
+
+    Raises:
+        FirstlightError: The file could not be written.
+    """
+    from safetensors import SafetensorError  # has its own name for a full disk
+
+    try:
+        with atomic_path(target) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        advice = "free some space" if full else "make the folder writable"
+        raise FirstlightError(
+            f"{target} could not be written: {reason}. What stood there before is unharmed.\n"
+            f"  → {advice}, then {then}"
+        ) from error
 
 
 @contextmanager

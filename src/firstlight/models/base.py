@@ -195,6 +195,15 @@ PUBLISHED_BPR: dict[str, dict[str, Any]] = {
 }
 
 
+class TrainsAsPublished:
+    """Of models that were published with inner products and BPR: so they train, unless vectors are normalised."""
+
+    @classmethod
+    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """:data:`PUBLISHED_BPR`, or nothing."""
+        return PUBLISHED_BPR if given.get("normalise", "none") == "none" else {}
+
+
 def build_model(
     config: ModelConfig,
     log: Interactions,

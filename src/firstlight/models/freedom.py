@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -16,7 +15,7 @@ from firstlight.graphs.knn import Finder, item_neighbours
 from firstlight.graphs.pruning import PrunedGraph
 from firstlight.losses.negatives import Negatives, PairNegatives, SharedNegatives
 from firstlight.losses.ranking import bpr
-from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, Normalise
+from firstlight.models.base import Batch, Encoded, Normalise, TrainsAsPublished
 from firstlight.models.content import ContentRows
 from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
 from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
@@ -55,16 +54,11 @@ class FREEDOMConfig(ItemGraphConfig):
     """λ of the BPR terms of users against projected views (published grid: 0, 1e-5, 1e-4, 1e-3)."""
 
 
-class FREEDOM(ItemGraphModel):
+class FREEDOM(TrainsAsPublished, ItemGraphModel):
     """User = LGN_u; item = LGN_i + h_i with h = (Σ_m α_m A_m)^{L_m} e (rivals A4)."""
 
     Config = FREEDOMConfig
     config: FREEDOMConfig
-
-    @classmethod
-    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """As published, unless the vectors are normalised."""
-        return PUBLISHED_BPR if given.get("normalise", "none") == "none" else {}
 
     def __init__(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,14 @@ from torch import Tensor
 
 from firstlight.data.interactions import Interactions
 from firstlight.graphs.pruning import PrunedGraph
-from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, EmbeddingModel, Encoded, Normalise
+from firstlight.models.base import (
+    Batch,
+    EmbeddingConfig,
+    EmbeddingModel,
+    Encoded,
+    Normalise,
+    TrainsAsPublished,
+)
 
 
 class LayerGCNConfig(EmbeddingConfig):
@@ -40,7 +46,7 @@ class LayerGCNConfig(EmbeddingConfig):
     """λ of ½ Σ ‖ego rows of users, positives and negatives‖² per pair (published grid: 1e-2 … 1e-5)."""
 
 
-class LayerGCN(EmbeddingModel):
+class LayerGCN(TrainsAsPublished, EmbeddingModel):
     """X^l = cos(ÂX^{l-1}, E) ⊙ ÂX^{l-1}; the result is the sum of layers 1…L, without the start (rivals A2).
 
     Users and items without a pair are exactly zero: the model has no place for cold items.
@@ -48,11 +54,6 @@ class LayerGCN(EmbeddingModel):
 
     Config = LayerGCNConfig
     config: LayerGCNConfig
-
-    @classmethod
-    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """As published, unless the vectors are normalised."""
-        return PUBLISHED_BPR if given.get("normalise", "none") == "none" else {}
 
     def __init__(
         self, config: LayerGCNConfig, train: Interactions, rng: torch.Generator | None = None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from firstlight.data.interactions import Interactions
 from firstlight.graphs.knn import Finder, item_neighbours
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.losses.contrastive import info_nce
-from firstlight.models.base import PUBLISHED_BPR, Batch, Encoded, Normalise
+from firstlight.models.base import Batch, Encoded, Normalise, TrainsAsPublished
 from firstlight.models.content import ContentRows
 from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
 from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
@@ -64,7 +63,7 @@ class MGCNEncoded(Encoded):
     side: tuple[Tensor, Tensor]
 
 
-class MGCN(ItemGraphModel):
+class MGCN(TrainsAsPublished, ItemGraphModel):
     """Z = E_ui + E_side (rivals A5).
 
     P_m = e ⊙ σ(G_m(T_m x_m)), Q_m = A_m P_m, E_m = [R̂ Q_m; Q_m]; attention over views gives E_com, and
@@ -73,11 +72,6 @@ class MGCN(ItemGraphModel):
 
     Config = MGCNConfig
     config: MGCNConfig
-
-    @classmethod
-    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """As published, unless the vectors are normalised."""
-        return PUBLISHED_BPR if given.get("normalise", "none") == "none" else {}
 
     def __init__(
         self,

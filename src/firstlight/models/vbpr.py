@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.models.base import PUBLISHED_BPR, Batch, EmbeddingConfig, Encoded, Normalise
+from firstlight.models.base import Batch, EmbeddingConfig, Encoded, Normalise, TrainsAsPublished
 from firstlight.models.content import ContentModel, ContentRows
 from firstlight.models.parts import linear
 
@@ -39,16 +38,11 @@ class VBPRConfig(EmbeddingConfig):
     (released grid: 2, 1, .1, … 1e-5; which one the published row used is not said)."""
 
 
-class VBPR(ContentModel):
+class VBPR(TrainsAsPublished, ContentModel):
     """User p_u ∈ R^{2d}, item q_i = [e_i ‖ T x_i + b] with all views side by side in x_i (rivals A1)."""
 
     Config = VBPRConfig
     config: VBPRConfig
-
-    @classmethod
-    def run_defaults(cls, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """As published, unless the vectors are normalised."""
-        return PUBLISHED_BPR if given.get("normalise", "none") == "none" else {}
 
     def __init__(
         self,

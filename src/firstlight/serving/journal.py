@@ -14,7 +14,6 @@ name do not exist for a reader. They are reported by :meth:`Journal.strays`.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from firstlight.core.errors import FirstlightError, InputError
-from firstlight.core.files import atomic_path, read_json
+from firstlight.core.files import read_json, writing
 from firstlight.serving.segment import Segment
 
 MANIFEST = "manifest.json"
@@ -208,18 +207,18 @@ class Journal:
         """
         data = segment.to_bytes()
         path = self.folder / SEGMENTS / f"{version:08d}.safetensors"
-        with saving(path) as temporary:
+        with writing(path) as temporary:
             temporary.write_bytes(data)
         return Entry(path.name, hashlib.sha256(data).hexdigest(), len(data))
 
     def publish(self, manifest: Manifest) -> None:
         """Replace the manifest: this is the moment at which a change counts."""
-        with saving(self.folder / MANIFEST) as temporary:
+        with writing(self.folder / MANIFEST) as temporary:
             temporary.write_text(manifest.to_json(), encoding="utf-8")
 
     def keep(self, manifest: Manifest) -> None:
         """Write a manifest as ``manifest-VERSION.json``, so that its versions can be gone back to."""
-        with saving(self.folder / f"manifest-{manifest.version:08d}.json") as temporary:
+        with writing(self.folder / f"manifest-{manifest.version:08d}.json") as temporary:
             temporary.write_text(manifest.to_json(), encoding="utf-8")
 
     def lineages(self, current: Manifest) -> list[Manifest]:
@@ -319,19 +318,3 @@ def _locked(folder: Path, holder: bytes, wait: float) -> FirstlightError:
         f"{folder} is being written by another process{process}; waited {wait:g} s\n"
         "  → try again when it has finished"
     )
-
-
-@contextmanager
-def saving(target: Path) -> Iterator[Path]:
-    """An atomic, synced write that turns a full or read-only disk into a message."""
-    try:
-        with atomic_path(target) as temporary:
-            yield temporary
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        advice = "free some space" if full else "make the folder writable"
-        raise FirstlightError(
-            f"{target} could not be written: {reason}. What stood there before is unharmed.\n"
-            f"  → {advice}, then try again"
-        ) from error

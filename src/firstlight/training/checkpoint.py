@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,8 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from firstlight.core.errors import FirstlightError, InputError
-from firstlight.core.files import atomic_path
+from firstlight.core.errors import InputError
+from firstlight.core.files import writing
+
+#: What to do once a full disk has room.
+AGAIN = "go on with --resume"
 
 
 @dataclass
@@ -59,25 +59,9 @@ class Checkpoint(Generic[Noted]):
     tensors: dict[str, Tensor]
 
 
-@contextmanager
-def writing(target: Path) -> Iterator[Path]:
-    """An atomic write that turns a full or read-only disk into a message about what is still safe."""
-    try:
-        with atomic_path(target) as temporary:
-            yield temporary
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        advice = "free some space" if full else "make the folder writable"
-        raise FirstlightError(
-            f"{target} could not be written: {reason}. What stood there before is unharmed.\n"
-            f"  → {advice}, then go on with --resume"
-        ) from error
-
-
 def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file atomically."""
-    with writing(target) as temporary:
+    with writing(target, AGAIN) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata)
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from firstlight.core.errors import InputError
+from firstlight.core.files import writing
 from firstlight.core.topk import TopK, blocked_top_k
 from firstlight.evaluation.scorer import rank
-from firstlight.training.checkpoint import writing
 from firstlight.training.run_folder import Run
 
 #: Users whose lists are held at once while writing.

@@ -9,7 +9,7 @@ from typing import Any
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import read_json, write_json
+from firstlight.core.files import read_json, write_json, writing
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.dataset import Dataset
@@ -21,12 +21,12 @@ from firstlight.models import MODELS
 from firstlight.models.base import Recommender, build_model
 from firstlight.models.content import ContentModel
 from firstlight.training.checkpoint import (
+    AGAIN,
     Checkpoint,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
     save_tensors,
-    writing,
 )
 from firstlight.training.config import RunConfig
 from firstlight.training.content import Content, check_content, fit_content, save_content
@@ -365,7 +365,7 @@ def _finish(
             popularity=popularity,
             seed=config.seed,
         )
-        with writing(context.out / "per_user.parquet") as temporary:
+        with writing(context.out / "per_user.parquet", AGAIN) as temporary:
             raw = dataset.user_ids.gather(evaluation.per_user["user"]).alias("user_id")
             evaluation.per_user.insert_column(0, raw).write_parquet(temporary)
         context.emit("evaluated", metrics=evaluation.metrics)

@@ -20,14 +20,14 @@ from torch import Tensor
 
 import firstlight
 from firstlight.core.errors import InputError
-from firstlight.core.files import read_json, write_json, write_text
+from firstlight.core.files import read_json, write_json, write_text, writing
 from firstlight.core.hashing import hash_strings
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.scorer import Scorer, VectorScorer
 from firstlight.models import MODELS
 from firstlight.models.base import Recommender
-from firstlight.training.checkpoint import load_tensors, save_tensors, writing
+from firstlight.training.checkpoint import AGAIN, load_tensors, save_tensors
 from firstlight.training.config import RunConfig, config_yaml
 from firstlight.training.content import load_views
 from firstlight.views.viewset import outside_hashes
@@ -165,13 +165,13 @@ def start_run(out: Path, config: RunConfig, dataset: Dataset, parts: dict[str, I
     write_json(out / "dataset.json", source)
     ids = [("user", dataset.user_ids), ("item", dataset.item_ids)]
     frames = [pl.DataFrame({"kind": [kind] * len(s), "id": s.cast(pl.String)}) for kind, s in ids]
-    with writing(out / "ids.parquet") as temporary:
+    with writing(out / "ids.parquet", AGAIN) as temporary:
         pl.concat(frames).write_parquet(temporary)
     tables = [
         pl.DataFrame({"user": part.users, "item": part.items, "split": np.full(part.n_pairs, code, np.uint8)})
         for code, part in ((_PARTS.index(name), part) for name, part in parts.items())
     ]
-    with writing(out / "split.parquet") as temporary:
+    with writing(out / "split.parquet", AGAIN) as temporary:
         pl.concat(tables).write_parquet(temporary)
 
 

@@ -20,10 +20,10 @@ import polars as pl
 import torch
 
 from firstlight.core.errors import InputError
-from firstlight.core.files import read_json
+from firstlight.core.files import read_json, writing
 from firstlight.serving.bundle import Bundle, state_segment
 from firstlight.serving.contents import Kept
-from firstlight.serving.journal import CARRY, saving
+from firstlight.serving.journal import CARRY
 from firstlight.serving.segment import Rules, Segment
 from firstlight.serving.server.encoding import (
     Content,
@@ -120,7 +120,7 @@ class Carry:
         Raises:
             FirstlightError: It cannot be written.
         """
-        with saving(self._new.folder / CARRY) as temporary:
+        with writing(self._new.folder / CARRY) as temporary:
             temporary.write_text(json.dumps({"from": self._source}) + "\n", encoding="utf-8")
         self._begun = True
 

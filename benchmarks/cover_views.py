@@ -84,7 +84,7 @@ def embed(data: str, threads: int) -> None:
     """Run the covers through each encoder there is."""
     folder = folder_of(data)
     if not folder.exists():
-        write_dataset(folder, read_dataset(DATA / data))
+        write_dataset(read_dataset(DATA / data), folder)
     for name, tokens in itertools.product(("random", "mae", "refined"), ("class", "mean")):
         view = name if tokens == "class" else f"{name}-mean"
         if view not in COVERS.values() or not (ENCODERS / name / "encoder.json").exists():

@@ -47,7 +47,6 @@ RESULTS = ROOT / "results" / "covers"
 COVERS = {
     "colour statistics": "cover",
     "random ViT": "random-mean",
-    "MAE, class token": "mae",
     "MAE": "mae-mean",
     "MAE refined": "refined-mean",
 }

@@ -151,10 +151,19 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         [*rows, *map(row, numbers)],
         f"{verdict(found, pixels['accuracy'])} k-NN in % (k = {K}), ± one binomial standard error, "
         f"{found['images']['queries']['images']:,} queries against {found['images']['bank']['images']:,} images; z is "
-        f"paired over queries. {KEY}",
+        f"paired over queries. {trained_on(folder / 'mae')}{KEY}",
         numbers=numbers,
+        mae_trained_on=trained_on(folder / "mae"),
         pixels=pixels["accuracy"],
     )
+
+
+def trained_on(mae: Path) -> str:
+    """A sentence about the machine of the pre-training, where it was a GPU."""
+    about = json.loads((mae / "environment.json").read_text(encoding="utf-8"))
+    if "gpu" not in about:
+        return ""
+    return f"`mae` was trained on one {about['gpu']}, all else on the machine below. "
 
 
 def measured(path: Path, names: list[str]) -> bool:
@@ -268,7 +277,7 @@ def summarise(size: str) -> None:
         header,
         rows,
         f"Mean ± standard deviation over training seeds, in %; k-NN with k = {K}. The MAE of a seed is shared by all "
-        f"its arms. {KEY}",
+        f"its arms. {' '.join(dict.fromkeys(seed['mae_trained_on'] for seed in seeds))}{KEY}",
     )
 
 

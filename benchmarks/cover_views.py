@@ -186,7 +186,7 @@ def compared(before: Mapping[int, Any] | None, after: Mapping[int, Any]) -> str:
     share = mean(recall(after[s], "cold/cold") for s in shared) / mean(
         recall(before[s], "cold/cold") for s in shared
     )
-    return f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}], {share - 1:+.0%}, p {test.p:.2g}"
+    return f"{test.difference:+.4f} [{low:+.4f}, {high:+.4f}], {share - 1:+.0%}, p {max(test.p, 1e-99):.1g}"
 
 
 def main() -> None:

@@ -42,7 +42,8 @@ def uniforms(
 
     A row's numbers depend on the seed, the names, the row and ``count`` alone, not on which rows stand beside it. They
     are places ``row · count`` to ``row · count + count - 1`` of one SplitMix64 sequence (Steele et al., OOPSLA 2014),
-    whose every place is computed on its own: a generator object a row costs thirty times as much.
+    whose every place is computed on its own: a generator object a row costs seven times as much
+    (two hundred numbers a row).
 
     Args:
         seed: The run's seed.

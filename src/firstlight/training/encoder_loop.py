@@ -79,7 +79,7 @@ class EncoderPhase:
         self.progress = EncoderProgress()
         self._since_checkpoint = time.monotonic()
         #: Losses of steps of this epoch that nobody has read yet: reading a number makes a GPU come to rest.
-        self._unread: list[tuple[int, dict[str, Tensor]]] = []
+        self._unread: list[tuple[int, list[str], Tensor]] = []
         self._reads_each = self.device.type == "cpu"
 
     @property
@@ -185,7 +185,7 @@ class EncoderPhase:
             losses = self.objective.loss(batch, rng)
         # The mean over ranks: what one process would see, and the same on all, so that all stop together.
         means = gather(torch.stack([value.detach().float() for value in losses.values()])[None]).mean(dim=0)
-        self._unread.append((self.progress.step, dict(zip(losses, means.unbind(), strict=True))))
+        self._unread.append((self.progress.step, list(losses), means))
         if self._reads_each:
             self._read_losses()
         self.optimiser.zero_grad()
@@ -197,8 +197,8 @@ class EncoderPhase:
     def _read_losses(self) -> None:
         """Add up the losses of the steps since the last reading."""
         unread, self._unread = self._unread, []
-        for step, losses in unread:
-            values = {name: float(value) for name, value in losses.items()}
+        for step, names, means in unread:
+            values = dict(zip(names, means.tolist(), strict=True))
             if not all(map(math.isfinite, values.values())):
                 raise self._diverged(f"the loss became {values} in step {step + 1}")
             for name, value in values.items():

@@ -245,10 +245,9 @@ class RefineStage(_Stage):
 
     def weights(self) -> list[float]:
         """By the schedule; the head on the final output keeps weight 1."""
+        # Constant ones need no look at ``share_done``, for which a GPU would have to come to rest.
         if self.config.head_weights == "constant":
-            return (
-                super().weights()
-            )  # without reading ``share_done``, for which a GPU would have to come to rest
+            return super().weights()
         between = [spec for spec in self.specs if spec.block < self.encoder.config.depth]
         done = float(self.share_done)
         return [

@@ -70,3 +70,8 @@ def run_script(code: str, *words: object) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def vector(bundle: Bundle, item: str) -> torch.Tensor:
+    opened = Bundle.open(bundle.folder)
+    return opened.item_vectors()[opened.snapshot.row(item)]

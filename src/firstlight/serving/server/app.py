@@ -20,8 +20,9 @@ from firstlight.serving.approximate import ApproximateIndex
 from firstlight.serving.server import metrics, problems, schemas
 from firstlight.serving.server.guards import Guard, check_token
 from firstlight.serving.server.problems import Json, Problem
+from firstlight.serving.server.served import OpenBundle
 from firstlight.serving.server.settings import Settings
-from firstlight.serving.server.state import OpenBundle, State
+from firstlight.serving.server.state import State
 from firstlight.serving.server.uploads import read_item
 
 _BEARER = HTTPBearer(auto_error=False, description="The token that the server was started with.")

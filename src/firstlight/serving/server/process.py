@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from firstlight.serving.server.app import create_app
 from firstlight.serving.server.guards import HEADERS
 from firstlight.serving.server.problems import Problem, response
+from firstlight.serving.server.served import OpenBundle
 from firstlight.serving.server.settings import Settings
-from firstlight.serving.server.state import OpenBundle
 
 #: Seconds that an idle connection is kept.
 _KEEP_ALIVE = 15

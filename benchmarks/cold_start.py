@@ -1,8 +1,9 @@
 """Run the jobs behind the cold-start tables; every one resumes where it was cut.
 
     python benchmarks/cold_start.py --list
-    python benchmarks/cold_start.py [--models mhcr,clcrec] [--data tiktok] [--protocols cold-items,given,new-users]
-                                    [--seeds 0,1,2] [--threads 2] [--set training.epochs=5]
+    python benchmarks/cold_start.py [--models mhcr,tower+sentence] [--data tiktok]
+                                    [--protocols cold-items,given,new-users] [--seeds 0,1,2] [--threads 2]
+                                    [--set training.epochs=5]
     python benchmarks/render_results.py
 
 A job is (data, protocol, model, seed). Each candidate of the model's grid is trained on the training part with its
@@ -17,8 +18,10 @@ tiktok, LONGER). What a candidate is chosen by:
 * ``new-users``: as ``cold-items``, with a tenth of the users unknown to training; candidate and settings are those
   that the job of ``cold-items`` chose.
 
-In the whole pool one additive offset on cold scores is fitted on validation, for every model alike; numbers without it
-stand beside (``raw``). Run folders go to ``runs/cold/``; the JSON that is committed goes to ``results/cold/``.
+``MODEL+sentence`` reads texts with a sentence encoder, too, whose folder is ``runs/sentence-encoder`` (measured with
+all-MiniLM-L6-v2). In the whole pool one additive offset on cold scores is fitted on validation, for every model alike;
+numbers without it stand beside (``raw``). Run folders go to ``runs/cold/``; the JSON that is committed goes to
+``results/cold/``.
 """
 
 from __future__ import annotations
@@ -111,6 +114,8 @@ _PAIRS = ["training.lr=3e-3", "training.batch_size=2048"]
 _WIDE = ["model.dim=256"]
 _WIDTHS: dict[str, list[Any]] = {"+": [[], _WIDE]}
 _WIDE_COSINE = [*_COSINE, *_WIDE, "temperature.tau=0.2"]
+#: A folder (or a link to one) that sentence-transformers can load: what ``MODEL+sentence`` reads texts with besides.
+SENTENCES = Path("runs") / "sentence-encoder"
 #: Model → settings that every candidate has, and the grid: setting → values, all combinations of them; ``+`` stands
 #: for whole lists of settings. A key ``MODEL@DATA`` replaces the model's entry on that data.
 GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
@@ -155,14 +160,22 @@ GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
 }
 
 
+def bare(model: str) -> str:
+    """The model's registered name: ``tower`` of ``tower+sentence``."""
+    return model.partition("+")[0]
+
+
 def candidates(model: str, data: str) -> list[list[str]]:
     """The settings of each candidate.
 
     Raises:
         ValueError: The grid is larger than the budget.
     """
-    fixed, grid = GRIDS.get(f"{model}@{data}") or GRIDS[model]
-    longer = [f"training.epochs={LONGER[data]}"] if data in LONGER and MODELS.load(model).trainable else []
+    name, _, besides = model.partition("+")
+    fixed, grid = GRIDS.get(f"{name}@{data}") or GRIDS[name]
+    longer = [f"training.epochs={LONGER[data]}"] if data in LONGER and MODELS.load(name).trainable else []
+    if besides:
+        longer.append(f"views.sentence.path={SENTENCES}")
     found = []
     for values in itertools.product(*grid.values()):
         settings = [*longer, *fixed]
@@ -243,10 +256,10 @@ def train_candidate(
     """Train, or go on with, one candidate; the test part stays out of reach."""
     metric = "recall@20"
     if dataset.split is not None and dataset.split.name == "cold-items":
-        metric = "harmonic-recall@20" if MODELS.load(model).needs_views else "warm-recall@20"
+        metric = "harmonic-recall@20" if MODELS.load(bare(model)).needs_views else "warm-recall@20"
     overrides = [*COMMON, f"training.metric={metric}", *settings, f"training.threads={threads}", *changes]
-    config = build_config(model=model, overrides=overrides, seed=seed)
-    trainable = MODELS.load(model).trainable
+    config = build_config(model=bare(model), overrides=overrides, seed=seed)
+    trainable = MODELS.load(bare(model)).trainable
     # A model without training would take validation for its log, and be judged on what it knows.
     known = replace(dataset, test=None) if trainable else replace(dataset, valid=None, test=None)
     out = folder / hash_strings([*settings, *changes])[:10]
@@ -496,6 +509,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     models = [name for name in GRIDS if "@" not in name]
+    read = [name for name in models if MODELS.load(name).needs_views]
     parser.add_argument("--list", action="store_true", help="print the jobs and how many candidates each has")
     parser.add_argument("--models", default=",".join(models))
     parser.add_argument("--data", default=",".join(FOLDERS))
@@ -507,7 +521,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     wanted = {name: getattr(options, name).split(",") for name in ("models", "data", "protocols")}
-    for kind, known in (("models", models), ("data", FOLDERS), ("protocols", PROTOCOLS)):
+    variants = [*models, *(f"{name}+sentence" for name in read)]
+    for kind, known in (("models", variants), ("data", FOLDERS), ("protocols", PROTOCOLS)):
         for name in wanted[kind]:
             if name not in known:
                 parser.error(f"--{kind}: {name!r} is not one of {', '.join(known)}")

@@ -24,6 +24,8 @@ ORDER = (
     "random", "popularity", "content-knn", "item-knn", "mf", "lightgcn", "vbpr", "layergcn", "bm3", "freedom", "mgcn",
     "dropoutnet", "clcrec", "tower", "mhcr",
 )  # fmt: skip
+#: What follows the name of a model that reads its texts with a sentence encoder, too.
+SENTENCE = "+sentence"
 #: Recall@20 and NDCG@20 on the given split of tiktok with three views, epoch chosen on test; None: not printed.
 PUBLISHED: dict[str, tuple[float, float | None]] = {
     "mf": (0.0346, None),
@@ -55,7 +57,8 @@ def cold() -> str:
         groups[record["protocol"], record["data"]][record["model"]].append(record)
     parts = []
     for (protocol, data), models in sorted(groups.items()):
-        found = {name: models[name] for name in ORDER if name in models}
+        names = [*ORDER, *(name + SENTENCE for name in ORDER)]
+        found = {name: models[name] for name in names if name in models}
         # One heading for the whole part, then a group of tables a data set.
         parts.append(WRITERS[protocol](data, found))
         parts.append(provenance(next(iter(found.values()))[0]))
@@ -103,15 +106,28 @@ def values(records: Iterable[Record], protocol: str) -> str:
 
 
 def differences(data: str, models: dict[str, list[Record]]) -> str:
-    """Ours against the best other model under each measure, paired over users."""
-    if OURS not in models or len(models) < 2:
-        return ""
-    ours = {record["seed"]: record for record in models[OURS]}
+    """Ours against the best other model under each measure, paired over users; rivals read the same content."""
+    parts = []
+    for ours in (OURS, OURS + SENTENCE):
+        plain = ours == OURS
+        rivals = {name: r for name, r in models.items() if name.endswith(SENTENCE) != plain}
+        if ours in models:
+            parts.append(_differences(data, ours, models[ours], rivals))
+    if OURS in models and OURS + SENTENCE in models:
+        parts.append(_differences(data, OURS + SENTENCE, models[OURS + SENTENCE], {OURS: models[OURS]}))
+    parts = [part for part in parts if part]
+    note = "A user's values are averaged over the seeds in which the user has such targets, then paired.\n"
+    return "\n".join([*parts, note]) if parts else ""
+
+
+def _differences(data: str, name: str, records: list[Record], others: dict[str, list[Record]]) -> str:
+    """One such table: ``name`` against the best of ``others`` that have its seeds."""
+    ours = {record["seed"]: record for record in records}
     rivals = {}
-    for name, records in models.items():
-        shared = {r["seed"]: r for r in records if r["seed"] in ours}
-        if name != OURS and shared.keys() == ours.keys():  # other seeds are other splits
-            rivals[name] = shared
+    for other, theirs in others.items():
+        shared = {r["seed"]: r for r in theirs if r["seed"] in ours}
+        if other != name and shared.keys() == ours.keys():  # other seeds are other splits
+            rivals[other] = shared
     if not rivals:
         return ""
     measures: list[tuple[str, Callable[[Record], float], Callable[..., PairedTest]]] = [
@@ -121,8 +137,8 @@ def differences(data: str, models: dict[str, list[Record]]) -> str:
     ]
     rows = []
     for label, value, test in measures:
-        means = {name: statistics.mean(map(value, found.values())) for name, found in rivals.items()}
-        best = max(means, key=lambda name: means[name])
+        means = {other: statistics.mean(map(value, found.values())) for other, found in rivals.items()}
+        best = max(means, key=lambda other: means[other])
         own = statistics.mean(map(value, ours.values()))
         found = test(rivals[best], ours)
         low, high = found.interval
@@ -139,9 +155,9 @@ def differences(data: str, models: dict[str, list[Record]]) -> str:
                 str(found.n),
             ]
         )
-    header = ["Recall@20", "best other", "it", OURS, "relative", "difference, 95 % paired", "p", "users"]
-    note = "A user's values are averaged over the seeds in which the user has such targets, then paired.\n"
-    return table(f"{data}: {OURS} against the best other model of each measure", rows, header) + "\n" + note
+    header = ["Recall@20", "best other", "it", name, "relative", "difference, 95 % paired", "p", "users"]
+    against = next(iter(rivals)) if len(rivals) == 1 else "the best other model of each measure"
+    return table(f"{data}: {name} against {against}", rows, header)
 
 
 def user_values(record: Record, protocol: str) -> dict[int, float]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,75 @@ def test_the_router_asks_for_the_token_by_itself(copied, monkeypatch):
         assert client.post("/v1/block", json={"items": ["v03"]}, headers=WRITER).status_code == 200
     with TestClient(create_app(Bundle.open, copied, Settings())) as client:
         assert client.post("/v1/block", json={"items": ["v03"]}, headers=WRITER).status_code == 403
+
+
+# Connections
+
+_HELLO = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def _answered(wire: socket.socket) -> int:
+    """The status of the answer to one request on a connection that stays."""
+    wire.sendall(_HELLO)
+    found = HTTPResponse(wire)
+    found.begin()
+    found.read()
+    return found.status
+
+
+def test_idle_connections_make_room_and_those_at_work_do_not(copied):
+    few = ("--set", "max_connections=5", "--set", "body_seconds=5", "--set", "poll_seconds=0")
+    with server(copied, *few) as running, ExitStack() as stack:
+
+        def opened() -> socket.socket:
+            address = ("127.0.0.1", running.port)
+            return stack.enter_context(socket.create_connection(address, timeout=5))
+
+        running.client.close()  # its own connection would count
+        first, *others = [opened() for _ in range(5)]
+        for wire in (*others, first):  # the first one was heard of last
+            assert _answered(wire) == 200
+        newcomer = opened()
+        assert _answered(newcomer) == 200
+        assert others[0].recv(1) == b"", "the one that has waited longest is closed"
+        assert _answered(first) == 200
+
+        kept = [first, newcomer, *others[1:]]
+        for wire in kept:  # all at work: a body is on its way
+            wire.sendall(_HEAD.encode() + b"Content-Length: 99\r\n\r\n{")
+        time.sleep(0.5)
+        refused = opened()
+        found = b""
+        while part := refused.recv(1 << 16):
+            found += part
+        head, _, body = found.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert b"application/problem+json" in head
+        assert json.loads(body)["title"] == "Too many connections"
+        for wire in kept:
+            assert wire.recv(1 << 16).startswith(b"HTTP/1.1 408"), "they were left alone"
+
+
+def _is_open(wire: socket.socket) -> bool:
+    wire.setblocking(False)
+    try:
+        return wire.recv(1) != b""
+    except BlockingIOError:
+        return True
+
+
+def test_a_flood_of_idle_connections_is_let_go_and_keeps_nobody_out(copied):
+    few = ("--set", "max_connections=20", "--set", "poll_seconds=0")
+    with server(copied, *few) as running, ExitStack() as stack:
+
+        def opened() -> socket.socket:
+            address = ("127.0.0.1", running.port)
+            return stack.enter_context(socket.create_connection(address, timeout=5))
+
+        flood = [opened() for _ in range(200)]
+        for _ in range(5):
+            assert _answered(opened()) == 200
+        assert sum(map(_is_open, flood)) <= 20
 
 
 # Lies about lengths, and what is no HTTP

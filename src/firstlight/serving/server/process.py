@@ -1,13 +1,15 @@
-"""The server as a process: uvicorn, with limits on how long a client may take to ask and to take the answer."""
+"""The server as a process: uvicorn, with limits on how many clients there are and how much time each may take."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +29,33 @@ _KEEP_ALIVE = 15
 _HELD = 64 << 10
 #: Bytes of an answer that a client must take in ``take_seconds`` where it does not keep up.
 _LEAST = 16 << 10
+#: Files that the process needs beside its connections: segments, covers, the page, libraries.
+_FILES = 256
 
 
 def _protocol(settings: Settings) -> type[H11Protocol]:
     """Uvicorn's protocol for clients that are slow, or no HTTP clients at all.
 
     The headers of a request must arrive in time, and who asks must also take the answer: a connection that does not
-    take :data:`_LEAST` bytes in ``take_seconds`` is cut, and what waited for it is forgotten.
+    take :data:`_LEAST` bytes in ``take_seconds`` is cut, and what waited for it is forgotten. Beyond
+    ``max_connections`` the one that has been without a request for longest makes room: each holds a file of the
+    process, and a server without files to open could not keep what it is told.
     """
 
     class Patient(H11Protocol):
         _headers_clock: asyncio.TimerHandle | None = None
         _answer_clock: asyncio.TimerHandle | None = None
+        _waits_since = 0.0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._waits_since = self.loop.time()
             # What the system holds for a client is not seen here: if it held megabytes, a slow client would look like
             # one that takes nothing.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _HELD)
             self._headers_clock = self.loop.call_later(settings.header_seconds, self._close)
+            if len(self.connections) > settings.max_connections:
+                self._make_room()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -72,17 +82,41 @@ def _protocol(settings: Settings) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self._waits_since = self.loop.time()
             if self.transport.is_closing():
                 self._watch()
+
+        def _make_room(self) -> None:
+            """End the connection that has waited longest for its next request, or this one."""
+            open_ones = [
+                other
+                for other in self.connections
+                if isinstance(other, Patient) and not other.transport.is_closing()
+            ]
+            if len(open_ones) <= settings.max_connections:  # others are on their way out
+                return
+            waiting = [
+                o for o in open_ones if o is not self and (o.cycle is None or o.cycle.response_complete)
+            ]
+            if waiting:
+                min(waiting, key=lambda other: other._waits_since)._close()
+            else:
+                self._answer(
+                    Problem(503, "Too many connections", "try again in a moment", {"Retry-After": "1"})
+                )
 
         def send_400_response(self, msg: str) -> None:
             if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is on its way already
                 self._close()
                 return
-            answer = response(Problem(400, "The request is no HTTP", "", {"Connection": "close"}))
-            head = h11.Response(
-                status_code=400, headers=[*answer.raw_headers, *HEADERS], reason=b"Bad Request"
-            )
+            self._answer(Problem(400, "The request is no HTTP"))
+
+        def _answer(self, problem: Problem) -> None:
+            """Answer without asking the application, and close."""
+            answer = response(problem)
+            headers = [*answer.raw_headers, *HEADERS, (b"connection", b"close")]
+            reason = HTTPStatus(problem.status).phrase.encode()
+            head = h11.Response(status_code=problem.status, headers=headers, reason=reason)
             for event in (head, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
             self._close()
@@ -139,6 +173,15 @@ class Server(uvicorn.Server):
             self._listening(host, port)
 
 
+def _allow_files(wanted: int) -> None:
+    """Let the process open as many files, as far as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = wanted if hard == unlimited else min(wanted, hard)
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(
     open_bundle: OpenBundle,
     path: Path,
@@ -162,6 +205,7 @@ def serve(
         InputError: The catalogue cannot be opened.
     """
     app = create_app(open_bundle, path, settings)
+    _allow_files(settings.max_connections + _FILES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = uvicorn.Config(
         app,

@@ -20,6 +20,8 @@ class Settings(BaseModel):
         encode_seconds: Seconds that encoding an item may take, after which its process is replaced.
         max_requests: Requests at work at once, more are answered with 503; and bodies that arrive at once, beyond which
             the slowest is let go.
+        max_connections: Connections at once. One more takes the place of the one that has waited longest for its next
+            request; where all are at work, it is answered with 503.
         max_uploads: Uploads at once.
         max_batch: Lists that are made together.
         poll_seconds: Seconds between two looks for what other processes have written; 0 turns it off.
@@ -38,6 +40,7 @@ class Settings(BaseModel):
     take_seconds: float = Field(default=20.0, gt=0)
     encode_seconds: float = Field(default=30.0, gt=0)
     max_requests: int = Field(default=256, ge=1)
+    max_connections: int = Field(default=1000, ge=1)
     max_uploads: int = Field(default=16, ge=1)
     max_batch: int = Field(default=64, ge=1)
     poll_seconds: float = Field(default=1.0, ge=0)

@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[str]] = {
     "no cold loss": ["model.cold_loss=0"],
     "hidden IDs in place of the cold loss": ["model.cold_loss=0", "model.cold_share=0.5"],
     "cold loss that leaves users alone": ["model.cold_moves_users=false"],
+    "no bias from content": ["model.cold_bias=false"],
     "random start": ["model.init=xavier", "model.init_norm=null"],
     "side contrast .01": ["model.side_contrast=0.01"],
     "hypergraph, its contrast .01": ["model.hyper_weight=0.1", "model.hyper_contrast_weight=0.01"],

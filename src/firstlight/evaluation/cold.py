@@ -29,7 +29,7 @@ from firstlight.evaluation.calibration import (
     oracle_offset,
     split_lists,
 )
-from firstlight.evaluation.ranking import Evaluation, evaluate_lists, evaluate_ranking
+from firstlight.evaluation.ranking import Evaluation, check_request, evaluate_lists, evaluate_ranking
 from firstlight.evaluation.scorer import Scorer, VectorScorer
 from firstlight.evaluation.significance import PairedTest, bootstrap_intervals
 
@@ -183,7 +183,7 @@ def cold_protocols(
         InputError: There is nothing to evaluate, or shapes do not fit.
         FirstlightError: A score is NaN.
     """
-    _check(scorer, targets, ks, popularity)
+    check_request(scorer, targets, targets.n_pairs, ks, popularity)
     users = np.flatnonzero(targets.user_degrees)
     lists = split_lists(scorer, users, seen, cold, max(ks), pool=pool, block=block)
     ids = {"warm": lists.warm_ids, "cold": lists.cold_ids, "all": lists.merged()}
@@ -330,23 +330,3 @@ def _draws(users: int, seed: int, n: int) -> Iterator[tuple[slice, FloatArray]]:
             slice(start, stop),
             np.stack([np.bincount(draw, minlength=users) for draw in draws]).astype(np.float64),
         )
-
-
-def _check(
-    scorer: Scorer, targets: Interactions, ks: Sequence[int], popularity: npt.NDArray[np.integer] | None
-) -> None:
-    if (targets.n_users, targets.n_items) != (scorer.n_users, scorer.n_items):
-        raise InputError(
-            f"the model scores {scorer.n_users} users × {scorer.n_items} items, the targets have "
-            f"{targets.n_users} × {targets.n_items}",
-            hint="evaluate a model on the dataset that it was trained on",
-        )
-    if targets.n_pairs == 0:
-        raise InputError(
-            "no user has a target, so there is nothing to evaluate",
-            hint="evaluation needs a part with held-out pairs: split the dataset first",
-        )
-    if not ks or min(ks) < 1 or len(set(ks)) != len(ks):
-        raise InputError(f"cut-offs must be distinct numbers of at least 1, got {list(ks)}")
-    if popularity is not None and popularity.shape != (targets.n_items,):
-        raise InputError(f"popularity must hold {targets.n_items} numbers, got {popularity.shape}")

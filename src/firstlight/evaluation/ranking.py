@@ -106,7 +106,7 @@ def evaluate_ranking(
         FirstlightError: A score is NaN.
     """
     users = np.flatnonzero(targets.user_degrees)
-    _check(scorer, targets, users, ks, popularity)
+    check_request(scorer, targets, len(users), ks, popularity)
     ids = np.empty((len(users), max(ks)), np.int32)
     for rows, best in rank(scorer, users, max(ks), seen, pool, block=block):
         ids[rows] = best.ids.cpu().numpy()
@@ -226,20 +226,32 @@ def _unreachable(
     return int(lost.sum())
 
 
-def _check(
+def check_request(
     scorer: Scorer,
     targets: Interactions,
-    users: IntArray,
+    n_targets: int,
     ks: Sequence[int],
     popularity: npt.NDArray[np.integer] | None,
 ) -> None:
+    """Refuse what cannot be evaluated.
+
+    Args:
+        scorer: What scores.
+        targets: Held-out pairs.
+        n_targets: How many of them, or of their users, count.
+        ks: Cut-offs.
+        popularity: ``(n_items,)`` clicks in training, or None.
+
+    Raises:
+        InputError: The shapes do not fit, nothing is to be found, or the cut-offs are none.
+    """
     if (targets.n_users, targets.n_items) != (scorer.n_users, scorer.n_items):
         raise InputError(
             f"the model scores {scorer.n_users} users × {scorer.n_items} items, the targets have "
             f"{targets.n_users} × {targets.n_items}",
             hint="evaluate a model on the dataset that it was trained on",
         )
-    if len(users) == 0:
+    if n_targets == 0:
         raise InputError(
             "no user has a target, so there is nothing to evaluate",
             hint="evaluation needs a part with held-out pairs: split the dataset first",

@@ -23,7 +23,7 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing, summary
 from firstlight.views.config import CoverConfig
-from firstlight.views.scale import Scaler, usable_rows
+from firstlight.views.scale import Scaled, Scaler, usable_rows
 from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes, is_address
 
 FloatArray = npt.NDArray[np.float32]
@@ -172,7 +172,7 @@ def describe(
 
 
 @dataclass(frozen=True, eq=False)
-class CoverView:
+class CoverView(Scaled):
     """Statistics of covers, scaled.
 
     Attributes:
@@ -183,11 +183,6 @@ class CoverView:
     kind: ClassVar[str] = "cover"
     config: CoverConfig
     scaler: Scaler
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.scaler.dim
 
     @classmethod
     def fit(

@@ -22,7 +22,7 @@ from firstlight.core.extras import installed, require
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing, summary
 from firstlight.views.config import ClipConfig, EncoderConfig
-from firstlight.views.scale import Scaler, usable_rows
+from firstlight.views.scale import Scaled, Scaler, usable_rows
 from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes, is_address
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _known(digest: str, how: str) -> _Known:
 
 
 @dataclass(frozen=True, eq=False)
-class EncoderView:
+class EncoderView(Scaled):
     """Rows of an encoder, scaled.
 
     Attributes:
@@ -106,11 +106,6 @@ class EncoderView:
     weights: Arrays
     digest: str
     scaler: Scaler
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.scaler.dim
 
     @property
     def extractor(self) -> str:

@@ -13,7 +13,7 @@ from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, nothing
 from firstlight.views.config import FeatureConfig
-from firstlight.views.scale import Scaler, usable_rows
+from firstlight.views.scale import Scaled, Scaler, usable_rows
 
 
 def _checked(name: str, matrix: FeatureMatrix) -> FeatureMatrix:
@@ -29,7 +29,7 @@ def _checked(name: str, matrix: FeatureMatrix) -> FeatureMatrix:
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureView:
+class FeatureView(Scaled):
     """A ready-made feature; rows that are not finite, or all zero, are absent.
 
     Attributes:
@@ -42,11 +42,6 @@ class FeatureView:
     name: str
     extractor: str
     scaler: Scaler
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.scaler.dim
 
     @classmethod
     def fit(cls, config: FeatureConfig, name: str, catalogue: Catalogue, warm: npt.NDArray[np.bool_]) -> Self:

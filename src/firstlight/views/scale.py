@@ -170,3 +170,14 @@ def _moments(values: npt.NDArray[Any], rows: RowArray) -> tuple[DoubleArray, Dou
     for part in _blocks(rows, dim):
         squares += np.square(values[part].astype(np.float64) - mean).sum(axis=0)
     return mean, np.sqrt(squares / len(rows))
+
+
+class Scaled:
+    """A view whose rows end in a :class:`Scaler`."""
+
+    scaler: Scaler
+
+    @property
+    def dim(self) -> int:
+        """Width of the rows."""
+        return self.scaler.dim

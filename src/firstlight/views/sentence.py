@@ -20,7 +20,7 @@ from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing
 from firstlight.views.config import SentenceConfig
-from firstlight.views.scale import Scaler, usable_rows
+from firstlight.views.scale import Scaled, Scaler, usable_rows
 from firstlight.views.text import chosen_columns
 from firstlight.views.words import cells, pieces
 
@@ -158,7 +158,7 @@ def _loaded(folder: Path, digest: str) -> _Encoder:
 
 
 @dataclass(frozen=True, eq=False)
-class SentenceView:
+class SentenceView(Scaled):
     """Rows of a sentence encoder, scaled.
 
     Texts are encoded one by one, so that an item alone gives the same bits as among others, as far as the encoder
@@ -179,11 +179,6 @@ class SentenceView:
     folder: Path
     digest: str
     scaler: Scaler
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.scaler.dim
 
     @property
     def extractor(self) -> str:

@@ -19,7 +19,7 @@ from firstlight.core.seeds import derive
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.views.base import Arrays, NothingToFitError, nothing
 from firstlight.views.config import SentenceConfig, TextConfig
-from firstlight.views.scale import Scaler, usable_rows
+from firstlight.views.scale import Scaled, Scaler, usable_rows
 from firstlight.views.words import NO_TEXT_COLUMNS, cells, pieces, text_columns, words
 
 FloatArray = npt.NDArray[np.float32]
@@ -77,7 +77,7 @@ def _vocabulary(config: TextConfig, documents: Iterable[dict[str, float]]) -> tu
 
 
 @dataclass(frozen=True, eq=False)
-class TextView:
+class TextView(Scaled):
     """TF-IDF rows times the leading right singular vectors of the warm ones.
 
     Attributes:
@@ -96,11 +96,6 @@ class TextView:
     idf: FloatArray
     axes: FloatArray
     scaler: Scaler
-
-    @property
-    def dim(self) -> int:
-        """Width of the rows."""
-        return self.scaler.dim
 
     @property
     def extractor(self) -> str:

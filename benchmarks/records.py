@@ -23,7 +23,8 @@ from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import read_dataset
-from firstlight.evaluation.ranking import evaluate_lists
+from firstlight.data.interactions import Interactions
+from firstlight.evaluation.ranking import Evaluation, evaluate_lists
 from firstlight.evaluation.scorer import BlendScorer, Scorer, rank
 from firstlight.models.graph_filter import GraphFilter, GraphFilterConfig
 from firstlight.training.run_folder import ModelScorer, load_run
@@ -88,19 +89,27 @@ def blend(parts: Sequence[Held], weights: Sequence[float]) -> Scorer:
     return BlendScorer(parts, weights, standardise=False)
 
 
-def measure(scorers: dict[str, Scorer], data: Dataset) -> dict[str, Score]:
-    """Recall@20 and NDCG@20 on test of every scorer, all of them block by block in step."""
-    users = np.flatnonzero(data.test.user_degrees)
+def evaluated(
+    scorers: dict[str, Scorer], targets: Interactions, seen: Sequence[Interactions]
+) -> dict[str, Evaluation]:
+    """Every scorer's 20 best against the targets, all of them block by block in step."""
+    users = np.flatnonzero(targets.user_degrees)
     lists = {name: np.empty((len(users), 20), np.int32) for name in scorers}
-    ranked = [rank(scorer, users, 20, [data.train], block=BLOCK) for scorer in scorers.values()]
+    ranked = [rank(scorer, users, 20, seen, block=BLOCK) for scorer in scorers.values()]
     for step in zip(*ranked, strict=True):
         for name, (rows, best) in zip(scorers, step, strict=True):
             lists[name][rows] = best.ids.numpy()
-    found = {}
-    for name, ids in lists.items():
-        metrics = evaluate_lists(ids, users, data.test, (20,), seen=[data.train]).metrics
-        found[name] = metrics["recall@20"], metrics["ndcg@20"]
-    return found
+    return {name: evaluate_lists(ids, users, targets, (20,), seen=seen) for name, ids in lists.items()}
+
+
+def score(found: Evaluation) -> Score:
+    """Recall@20 and NDCG@20."""
+    return found.metrics["recall@20"], found.metrics["ndcg@20"]
+
+
+def measure(scorers: dict[str, Scorer], data: Dataset) -> dict[str, Score]:
+    """Both on test, of every scorer."""
+    return {name: score(found) for name, found in evaluated(scorers, data.test, [data.train]).items()}
 
 
 def filters(data: Dataset) -> tuple[dict[str, Held], float]:
@@ -151,10 +160,10 @@ def table(
 ) -> list[list[Any]]:
     """The rows of the report."""
 
-    def row(name: str, how: str, score: Score, cpu: str = "–") -> list[Any]:
-        return [name, how, f"{score[0]:.4f}", f"{score[1]:.4f}", cpu]
+    def row(name: str, how: str, values: Score, cpu: str = "–") -> list[Any]:
+        return [name, how, f"{values[0]:.4f}", f"{values[1]:.4f}", cpu]
 
-    rows = [row(name, "published", score) for name, score in published.items()]
+    rows = [row(name, "published", values) for name, values in published.items()]
     for name, held in alone.items():
         rows.append(row(f"{name}, ours", "filter, no training", found[name], f"{spent:.0f} + {held.cpu:.0f}"))
     for name in runs:

@@ -134,7 +134,11 @@ GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
     "dropoutnet": (_PAIRS, {"model.dropped": [0.3, 0.5]}),
     "clcrec": (["negatives.name=shared", "negatives.count=512"], {"training.lr": [3e-3, 3e-2]}),
     "tower": (_SOFTMAX, _TAU),
-    "mhcr": (["training.batch_size=64"], {"temperature.tau": [0.1, 0.15]}),
+    # Content in every item's vector; or content for cold items alone, and clicks as LightGCN reads them.
+    "mhcr": (
+        ["training.batch_size=64", "temperature.tau=0.1"],
+        {"+": [[], ["model.content_joins=false", "model.layers=2"]]},
+    ),
     # TikTok: vectors of the usual width, and of four times the width; what was published with BPR has it at the usual
     # one. A hundred users with hundreds of clicks each and thousands with one to four leave nothing for a sharper
     # softmax than .2.

@@ -142,9 +142,9 @@ def main() -> None:
         "MHCR on movielens-small, a fifth of the items cold",
         ["variant", "warm R@20", "cold R@20", "harmonic, whole pool", "mean cosine", "epochs", "seconds"],
         rows,
-        f"Mean over seeds {options.seeds}; no search per variant. Seeds differ by about .02 in the cold column. All have "
-        "at most 16 epochs; for `paper` and `released` these are some six hundred steps of BPR from a random start, where "
-        "their authors train for up to 1,000 epochs. Seconds of training, with other jobs beside it.",
+        f"Mean over seeds {options.seeds}; no search per variant. Seeds differ by about .02 in the cold column. All "
+        "have at most 16 epochs; for `paper` and `released` these are some six hundred steps of BPR from a random "
+        "start, where their authors train for up to 1,000 epochs. Seconds of training, with other jobs beside it.",
     )
 
 

@@ -133,7 +133,9 @@ class MHCRConfig(ItemGraphConfig):
     from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
 
     content_joins: bool = True
-    """Whether the content vector is added to warm items too, or stands for cold ones only."""
+    """Whether the content vector is added to warm items too, or stands for cold ones only. Of three splits of
+    movielens-small and three of movielens-1m, validation (harmonic, cold and warm) preferred false, with two layers, in
+    five, and by most on movielens-1m, the larger."""
 
     cold_loss: float = Field(1.0, ge=0)
     """Weight of a second softmax in which every item is what it would be if it were cold; ours. Where the cold share

@@ -260,8 +260,8 @@ def given(data: str, models: dict[str, list[Record]]) -> str:
     ]  # fmt: skip
     note = (
         "No offset is fitted here. Brackets are the 95 % bootstrap interval over users of the first seed; epochs and "
-        "settings are chosen on validation, those of the published numbers on test. 103 of the 9,308 users hold 71 % of "
-        "the training clicks (323 or more each), the others have one to four, and nearly all targets are theirs.\n"
+        "settings are chosen on validation, those of the published numbers on test. 103 of the 9,308 users hold 71 % "
+        "of the training clicks (323 or more each), the others have one to four, and nearly all targets are theirs.\n"
     )
     return table(f"### {data}, the given split", rows, header) + "\n" + note
 

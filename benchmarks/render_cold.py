@@ -47,7 +47,8 @@ chosen with the test answers, would reach. Every model has the same budget, and 
 ± is the standard deviation over seeds; a seed draws the split, too. Popularity cannot tell cold items apart:
 its ties go to the smaller item row, and MovieLens lists older, better known films first, so its cold column is not
 zero. Rows `+sentence` read texts with a sentence encoder (all-MiniLM-L6-v2), too; *× content-knn* is over content k-NN
-without it in every row.
+without it in every row. Candidates and epochs are chosen on validation; but test numbers stood beside validation's
+while the grids for TikTok and MHCR's second candidate (tried on movielens-1m, one split) were drawn up.
 """
 
 

@@ -36,9 +36,10 @@ STEPS = 12
 RECORDS = ("DiffMM", "GenRec-V1")
 NOTE = (
     "The given split, all items ranked, known pairs masked; every user has one target. The models are those of the "
-    "table of the given split, chosen on validation; so is the selection. Other blends of "
-    "these models, and the models' grids, had been seen on test before, so neither row is a priori. Published numbers: three views, epoch chosen "
-    "on test. ± is the standard deviation over seeds, brackets the 95 % bootstrap interval over users of the first."
+    "table of the given split, chosen on validation; so is the selection. Other blends of these models, and the "
+    "models' grids, had been seen on test before, so neither row is a priori. Published numbers: three views, epoch "
+    "chosen on test. ± is the standard deviation over seeds, brackets the 95 % bootstrap interval over users of the "
+    "first."
 )
 
 

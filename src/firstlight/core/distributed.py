@@ -7,6 +7,7 @@ whole batch.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ def process_group(device: str = "cpu") -> Iterator[None]:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Its functions take the group that exists when it is imported for their default argument. Imported later (by the
+    # first optimiser, on the way to the compiler) it would keep this group past its end, and with it Gloo's threads:
+    # one that frees a tensor while the interpreter goes down aborts the process.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         yield

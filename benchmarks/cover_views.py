@@ -25,6 +25,7 @@ from statistics import mean
 from typing import Any
 
 import cold_start
+from cold_grids import GRIDS
 from machine import DATA, ROOT, provenance, publish
 from refined_encoders import SIZES, firstlight, settings
 from render_cold import difference, recall
@@ -53,7 +54,7 @@ COVERS = {
 #: Settings of each model, the same for every view.
 MODELS: dict[str, list[str]] = {
     "content-knn": [],
-    "tower": [*cold_start.GRIDS["tower"][0], "temperature.tau=0.2"],
+    "tower": [*GRIDS["tower"][0], "temperature.tau=0.2"],
 }
 
 

@@ -44,14 +44,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory):
     patch.setattr(module, "RESULTS", root / "results" / "cold")
     patch.setattr(module, "FOLDERS", {"world": "world"})
     patch.setattr(module, "PROTOCOLS", dict.fromkeys(module.PROTOCOLS, ("world",)))
-    patch.setattr(module, "GRIDS", GRIDS)
+    patch.setattr(module.cold_grids, "GRIDS", GRIDS)
     patch.setattr(module, "COUNTS", (1, 2, 5))
     patch.setattr(module, "_whole", lambda data: world)
     module.main(["--seeds", "0,1", "--threads", "1", "--set", "training.epochs=2"])
     module.main(["--seeds", "0", "--threads", "1", "--set", "training.epochs=2", "--protocols", "new-users"])
     yield module
     patch.undo()
-    for name in ("cold_start", "render_cold", "render_results", "tables", "machine"):
+    for name in ("cold_start", "cold_grids", "render_cold", "render_results", "tables", "machine"):
         sys.modules.pop(name, None)
 
 
@@ -141,7 +141,7 @@ def test_a_job_that_is_done_stays_and_a_cut_one_goes_on(bench, capsys):
 
 
 def test_a_grid_beyond_the_budget_is_refused(bench, monkeypatch):
-    monkeypatch.setattr(bench, "GRIDS", {"mf": ([], {"training.lr": [1, 2, 3, 4, 5, 6, 7]})})
+    monkeypatch.setattr(bench.cold_grids, "GRIDS", {"mf": ([], {"training.lr": [1, 2, 3, 4, 5, 6, 7]})})
     with pytest.raises(ValueError, match="budget"):
         bench.candidates("mf", "world")
 
@@ -149,12 +149,13 @@ def test_a_grid_beyond_the_budget_is_refused(bench, monkeypatch):
 def test_the_real_grids_make_configs(bench):
     from firstlight.training.config import build_config
 
-    source = importlib.util.spec_from_file_location("cold_start_fresh", BENCHMARKS / "cold_start.py")
+    source = importlib.util.spec_from_file_location("cold_grids_fresh", BENCHMARKS / "cold_grids.py")
     fresh = importlib.util.module_from_spec(source)
     source.loader.exec_module(fresh)
-    for model, data in ((model, data) for model in fresh.GRIDS if "@" not in model for data in fresh.FOLDERS):
+    real = ("movielens-small", "movielens-1m", "tiktok")
+    for model, data in ((model, data) for model in fresh.GRIDS if "@" not in model for data in real):
         for settings in fresh.candidates(model, data):
-            assert build_config(model=model, overrides=[*fresh.COMMON, *settings]).model.name == model
+            assert build_config(model=model, overrides=[*bench.COMMON, *settings]).model.name == model
 
 
 def test_listing_runs_nothing(bench, capsys):

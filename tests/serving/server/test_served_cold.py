@@ -15,7 +15,7 @@ from firstlight.data.formats import read_dataset
 from firstlight.training.run_folder import load_run
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
-NAMES = ("served_cold", "serve_load", "cold_start", "machine")
+NAMES = ("served_cold", "serve_load", "cold_start", "cold_grids", "machine")
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def main() -> None:
                 ),
                 f"{mean['cosine']:.3f}",
                 *(f"{mean[key]:.0f}" for key in ("epochs", "seconds")),
-                len(numbers),
+                str(len(numbers)),
             ]
         )
     publish(

@@ -128,8 +128,13 @@ def test_a_split_that_does_not_name_two_parts_is_refused(folder, split):
         open_labelled(folder, split)
 
 
-def test_fine_tuning_learns_and_leaves_the_encoder_alone(folder):
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_fine_tuning_learns_and_leaves_the_encoder_alone(folder, device):
     model, images = encoder(), open_labelled(folder, holdout=0.34)
+    model.vit.to(device)
     before = {name: value.clone() for name, value in model.vit.state_dict().items()}
     config = FinetuneConfig(
         epochs=12, batch_size=12, base_rate=0.05, warmup_epochs=1, min_scale=0.5, augment="plain"

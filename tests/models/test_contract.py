@@ -169,6 +169,35 @@ def test_spectral_start_finds_the_leading_subspace():
     assert float(scores[same].min()) > float(scores[~same].max())
 
 
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if MODELS.load(n).needs_views])
+def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name):
+    """Not its own neighbour either: nobody who ranks it as if it were new may read its ID."""
+    log = random_log(9, 14, 60)
+    model = build(name, log)
+    rows = torch.from_numpy(np.flatnonzero(log.item_degrees)[:3])
+    before = model.as_if_cold(rows)
+    for place, row in enumerate(rows.tolist()):
+        kept = model.item_table[row].detach().clone()
+        with torch.no_grad():
+            model.item_table[row] = torch.linspace(-5, 7, model.item_table.shape[1])
+        assert torch.equal(model.as_if_cold(rows[place : place + 1]), before[place : place + 1])
+        with torch.no_grad():
+            model.item_table[row] = kept
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_every_parameter_with_a_row_per_user_or_item_is_named(name):
+    """What a later training starts from; no weight has 101 or 211 rows by itself."""
+    log = random_log(101, 211, 900)
+    overrides = [*QUICK, "loss.name=none"] if MODELS.load(name).own_loss else QUICK
+    config = build_config(model=name, overrides=overrides)
+    model = Phase("t", config, log, epochs=1, views=random_views(211)).model
+    rows = {101: set(model.user_rows), 211: set(model.item_rows)}
+    for n, named in rows.items():
+        trained = model.named_parameters()
+        assert {key for key, p in trained if p.requires_grad and len(p) == n} == named
+
+
 @pytest.mark.parametrize("batch", ["pairs", "users"])
 @pytest.mark.parametrize("negatives", ["uniform", "shared", "all"])
 @pytest.mark.parametrize("name", TRAINABLE)

@@ -146,6 +146,16 @@ def test_an_index_that_misses_the_target_is_not_used(tmp_path, monkeypatch):
     assert json.loads((folder_of(bundle.snapshot.base) / "index.json").read_text())["reached"] is False
 
 
+def test_an_index_whose_removal_was_cut_short_is_built_anew(tmp_path):
+    """A kill while the old one went must not keep the server from starting."""
+    pytest.importorskip("faiss")
+    base = large(tmp_path).snapshot.base
+    open_index(base, "hnsw")
+    (folder_of(base) / "index.json").unlink()
+    assert isinstance(open_index(base, "hnsw"), ApproximateIndex)
+    assert json.loads((folder_of(base) / "index.json").read_text())["kind"] == "hnsw"
+
+
 def test_size_chooses_and_changed_files_are_refused(tmp_path):
     assert [choose(n) for n in (10, 250_000, 250_001)] == ["exact", "exact", "ivf"]
     with pytest.raises(InputError, match="no index 'tree'"):

@@ -121,7 +121,8 @@ def test_the_same_ids_keep_their_rows(today, days):
 def test_weights_that_belong_to_no_id_start_anew(today, days):
     run, config = today
     model, fresh = started(run, config, days[1])
-    others = [name for name, _ in model.named_parameters() if not name.startswith(("user_", "item_"))]
+    rows = {*model.user_rows, *model.item_rows}
+    others = [name for name, _ in model.named_parameters() if name not in rows]
     assert bool(others) == (config.model.name in ("mhcr", "tower"))
     assert all(torch.equal(dict(model.named_parameters())[name], fresh[name]) for name in others)
 
@@ -211,6 +212,10 @@ def test_runs_that_cannot_be_started_from(today, days, tmp_path):
     renamed = Dataset("x", pl.Series(["stranger"]), days[1].item_ids, Interactions.empty(1, 150))
     with pytest.raises(InputError, match="knows none of the users"):
         WarmStart(run, config, renamed)
+    fitted = build_config(model="dropoutnet", overrides=["model.dim=8", "training.epochs=1"])
+    train(days[0], fitted, tmp_path / "fitted")
+    with pytest.raises(InputError, match="fits its vectors to the log"):
+        WarmStart(load_run(tmp_path / "fitted"), fitted, days[1])
     train(days[0], build_config(model="popularity"), tmp_path / "popularity")
     with pytest.raises(InputError, match="no vectors to start from"):
         WarmStart(load_run(tmp_path / "popularity"), build_config(model="popularity"), days[1])

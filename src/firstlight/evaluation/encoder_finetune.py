@@ -59,9 +59,10 @@ class Classifier(nn.Module):
         self.vit.requires_grad_(True)
         with torch.device("meta"):  # so that building draws nothing from the global generator
             self.head = nn.Linear(self.vit.config.dim, n_classes)
-        self.head.to_empty(device=encoder.vit.pos_embed.device)
+        self.head.to_empty(device="cpu")  # where the stream is
         nn.init.trunc_normal_(self.head.weight, std=_START_DEVIATION, generator=rng)
         nn.init.zeros_(self.head.bias)
+        self.head.to(encoder.vit.pos_embed.device)
 
     def forward(self, images: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """``(b, 3, H, W)`` to ``(b, classes)``; ``rng`` draws which branches are skipped."""

@@ -51,7 +51,7 @@ def nearest(
     k: int,
     *,
     allowed: Tensor | None = None,
-    without_self: bool = False,
+    own: Tensor | None = None,
 ) -> Neighbours:
     """The k keys of largest positive cosine for each query, ties by smaller row.
 
@@ -60,7 +60,7 @@ def nearest(
         keys: ``(m, dim)`` features.
         k: Neighbours to keep.
         allowed: ``(m,)`` bool: which keys may be neighbours (warm items); all if None.
-        without_self: Query r is key r and is not its own neighbour.
+        own: ``(n,)`` int64: the key that each query is, which is not its own neighbour; None for strangers.
 
     Returns:
         The neighbours.
@@ -68,8 +68,8 @@ def nearest(
     unit_keys = F.normalize(keys.detach(), dim=1)
     unit_queries = unit_keys if queries is keys else F.normalize(queries.detach(), dim=1)
     exclude: Exclusion | None = None
-    if without_self:
-        exclude = (np.arange(len(queries) + 1), np.arange(len(queries)))
+    if own is not None:
+        exclude = (np.arange(len(queries) + 1), own.numpy())
     ids = torch.full((len(queries), k), -1, dtype=torch.int64)
     similarities = torch.zeros(len(queries), k, dtype=queries.dtype)
     found = blocked_top_k(unit_queries.float(), unit_keys.float(), k, exclude=exclude, allowed=allowed)
@@ -123,7 +123,9 @@ def item_neighbours(
     """
     if chosen_method(method, len(features) if allowed is None else int(allowed.sum())) == "faiss":
         return _approximate(features.detach(), k, allowed, without_self)
-    return nearest(features, features, k, allowed=allowed, without_self=without_self)
+    return nearest(
+        features, features, k, allowed=allowed, own=torch.arange(len(features)) if without_self else None
+    )
 
 
 def chosen_method(method: Method, n_keys: int) -> Literal["exact", "faiss"]:
@@ -156,7 +158,9 @@ def _approximate(features: Tensor, k: int, allowed: Tensor | None, without_self:
     return Neighbours(ids, similarities)
 
 
-def nearest_unit(queries: Tensor, keys: Tensor, k: int, allowed: Tensor | None = None) -> Neighbours:
+def nearest_unit(
+    queries: Tensor, keys: Tensor, k: int, allowed: Tensor | None = None, own: Tensor | None = None
+) -> Neighbours:
     """:func:`nearest` for a few rows against a catalogue whose rows are normalised already, as serving keeps them.
 
     Args:
@@ -164,12 +168,15 @@ def nearest_unit(queries: Tensor, keys: Tensor, k: int, allowed: Tensor | None =
         keys: ``(m, dim)`` of length one or zero.
         k: Neighbours to keep.
         allowed: ``(m,)`` bool, or None for all.
+        own: As in :func:`nearest`.
     """
     ids, similarities = [], []
     for start in range(0, len(queries), _FEW):  # a block of score rows at a time
         scores = queries[start : start + _FEW] @ keys.T
         if allowed is not None:
             scores.masked_fill_(~allowed, -torch.inf)
+        if own is not None:
+            scores.scatter_(1, own[start : start + _FEW, None], -torch.inf)
         best = top_k_rows(scores, k)
         kept = (best.ids >= 0) & (best.scores > 0)
         ids.append(torch.where(kept, best.ids, -1))

@@ -228,9 +228,16 @@ def build_model(
 
 
 class EmbeddingModel(Recommender):
-    """A model with a table of user vectors and one of item vectors."""
+    """A model with a table of user vectors and one of item vectors.
+
+    Attributes:
+        user_rows: Names of the trained parameters that hold a row per user.
+        item_rows: Names of those that hold a row per item.
+    """
 
     Config = EmbeddingConfig
+    user_rows: ClassVar[tuple[str, ...]] = ("user_table",)
+    item_rows: ClassVar[tuple[str, ...]] = ("item_table",)
 
     def __init__(
         self, config: EmbeddingConfig, train: Interactions, rng: torch.Generator | None = None

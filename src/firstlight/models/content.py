@@ -10,7 +10,7 @@ more dimension that is one for every user, so that a score stays an inner produc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,17 +30,21 @@ class ContentRows:
     Attributes:
         values: One ``(n, dim_m)`` float32 matrix a view; rows of absent items are zero.
         present: ``(n, n_views)`` bool.
+        ids: ``(n,)`` int64 rows of the catalogue that the model was built on, whose own neighbours these items are
+            not; None for items from outside.
     """
 
     values: tuple[Tensor, ...]
     present: Tensor
+    ids: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.present)
 
     def __getitem__(self, rows: Tensor) -> ContentRows:
         """The chosen items, in that order."""
-        return ContentRows(tuple(view[rows] for view in self.values), self.present[rows])
+        ids = None if self.ids is None else self.ids[rows]
+        return ContentRows(tuple(view[rows] for view in self.values), self.present[rows], ids)
 
     def joined(self) -> Tensor:
         """``(n, Σ dim_m)``: all views side by side."""
@@ -103,7 +107,7 @@ class ContentModel(EmbeddingModel):
             raise InputError("this model reads content, and no view is given")
         #: View name → width, in the order of :attr:`content`.
         self.view_dims = {name: matrix.values.shape[1] for name, matrix in views.items()}
-        self.content = content_rows(views, self.view_dims)
+        self.content = replace(content_rows(views, self.view_dims), ids=torch.arange(train.n_items))
         if len(self.content) != train.n_items:
             raise InputError(f"the views have {len(self.content)} rows, the log has {train.n_items} items")
         #: ``(n_items,)`` bool: items without a pair in the log.
@@ -168,7 +172,10 @@ class ContentModel(EmbeddingModel):
 
     @torch.no_grad()
     def as_if_cold(self, rows: Tensor) -> Tensor:
-        """``(n, dim + 1)`` vectors of catalogue items ``rows`` ``(n,)`` by their content alone, calibrated."""
+        """``(n, dim + 1)`` vectors of catalogue items ``rows`` ``(n,)`` by their content alone, calibrated.
+
+        As if nobody had clicked them: a warm item is not among its own neighbours.
+        """
         content = self.content[rows]
         return self._as_cold(content, self.content_vectors(content))
 

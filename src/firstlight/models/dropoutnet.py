@@ -70,6 +70,8 @@ class DropoutNet(ContentModel):
 
     own_loss = True
     fits_when_built = True
+    user_rows = ()
+    item_rows = ()
     config: DropoutNetConfig
 
     def __init__(

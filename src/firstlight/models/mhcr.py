@@ -15,7 +15,7 @@ as if each of them were cold (:mod:`firstlight.models.mhcr_config`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +123,7 @@ class MHCR(MHCRTerms):
     def double(self) -> MHCR:
         """The model with all constants in double precision too, for tests."""
         super().double()
-        self.content = ContentRows(tuple(v.double() for v in self.content.values), self.content.present)
+        self.content = replace(self.content, values=tuple(v.double() for v in self.content.values))
         for view, values in enumerate(self.content.values):
             self._keep(view, self._found(values, item_neighbours))
         self._build_graphs(torch.float64)
@@ -374,7 +374,7 @@ class MHCR(MHCRTerms):
         nodes, hyper, logits = [], [], []
         for view, values in enumerate(rows.values):
             unit = F.normalize(values, dim=1)
-            found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold)
+            found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold, rows.ids)
             weights = found.similarities / found.similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
             near = learned.sources[view][found.ids.clamp(min=0)]
             nodes.append(torch.einsum("nk,nkd->nd", weights, near))

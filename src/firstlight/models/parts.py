@@ -51,7 +51,7 @@ def neighbour_means(
     """Per view, the mean of a table's rows over the k nearest warm items of each new row.
 
     Args:
-        rows: Items from outside; no row is its own neighbour, unless it is a warm item given again.
+        rows: Items from outside, or of the catalogue; no row is its own neighbour.
         content: The items that may be neighbours.
         warm: ``(n_items,)`` bool.
         k: Neighbours of a row.
@@ -63,6 +63,6 @@ def neighbour_means(
     """
     means = []
     for queries, keys, table in zip(rows.values, content.values, tables, strict=True):
-        found = nearest(queries, keys, k, allowed=warm)
+        found = nearest(queries, keys, k, allowed=warm, own=rows.ids)
         means.append(neighbour_map(found, len(keys), weighting=weighting, normalisation="rows")(table))
     return means

@@ -43,6 +43,7 @@ class VBPR(TrainsAsPublished, ContentModel):
 
     Config = VBPRConfig
     config: VBPRConfig
+    user_rows = ("user_table", "user_content")
 
     def __init__(
         self,

@@ -78,7 +78,8 @@ def open_index(base: Base, kind: str = "auto") -> ExactIndex | ApproximateIndex:
     if chosen == "exact":
         return ExactIndex()
     folder = folder_of(base)
-    about = read_json(folder / "index.json") if folder.exists() else None
+    # A folder without it was being removed when the process was killed.
+    about = read_json(folder / "index.json") if (folder / "index.json").exists() else None
     if about is None or about["base"] != base.fingerprint or (kind != "auto" and about["kind"] != kind):
         about = build(base, chosen)
     if not about["reached"]:
@@ -129,6 +130,7 @@ def build(base: FolderBase, kind: str) -> dict[str, Any]:
     if folder.exists():  # of another kind: nothing but what can be made again is lost
         import shutil
 
+        (folder / "index.json").unlink(missing_ok=True)  # first, so that a folder cut short is none
         shutil.rmtree(folder)
     with atomic_folder(folder) as out:
         faiss.write_index(index, str(out / "index.faiss"))

@@ -227,6 +227,6 @@ def _tell(
         steps=loader.steps,
         batch_size=loader.batch_size,
         in_memory=loader.cache is not None,
-        device=str(stage.steps.device),
+        device=str(loader.device),
         processes=world(),
     )

@@ -103,6 +103,8 @@ def train(
     if isinstance(resumed, dict):
         return resumed
     check_content(config, dataset)
+    if config.training.selection == "valid" and MODELS.load(config.model.name).trainable:
+        make_judge(config, parts["valid"], parts["train"])  # refused here, before there is a folder
     if resumed is None:
         start_run(out, config, dataset, parts)
     context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit), warm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.seeds import numpy_stream
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
-from firstlight.evaluation.calibration import CalibratedScorer, fit_offset, harmonic_mean
+from firstlight.evaluation.calibration import CalibratedScorer, fit_offset, harmonic_mean, offset_curve
 from firstlight.evaluation.ranking import evaluate_ranking
 from firstlight.evaluation.scorer import Scorer, VectorScorer
 from firstlight.models.base import EmbeddingModel, Recommender
@@ -48,6 +49,7 @@ def make_judge(
 
     side, _, name = metric.rpartition("-")
     cold = seen.item_degrees == 0
+    sides = _sides(side, targets, cold)
 
     def judge(model: EmbeddingModel) -> dict[str, float]:
         scorer = ModelScorer(model)
@@ -55,37 +57,39 @@ def make_judge(
         if name not in found:
             raise InputError(f"training.metric {metric!r} is unknown", hint=f"known: {', '.join(found)}")
         values = {key: found[key] for key in sorted({name, f"recall@{k}", f"ndcg@{k}"})}
-        return values | (_apart(scorer, targets, seen, cold, pool, name) if side else {})
+        for kind, (mask, wanted) in sides.items():
+            ranked = mask if pool is None else mask & pool
+            found = evaluate_ranking(scorer, wanted, [seen], ks=(int(k),), pool=ranked).metrics
+            values[f"{kind}-{name}"] = found[name]
+        if side == "harmonic":
+            values[metric] = float(harmonic_mean(values[f"warm-{name}"], values[f"cold-{name}"]))
+        return values
 
     return judge
 
 
-def _apart(
-    scorer: ModelScorer,
-    targets: Interactions,
-    seen: Interactions,
-    cold: npt.NDArray[np.bool_],
-    pool: npt.NDArray[np.bool_] | None,
-    name: str,
-) -> dict[str, float]:
-    """A metric on warm targets among warm items, on cold targets among cold items, and the harmonic mean.
+#: Kind → its items ``(n_items,)`` bool, and the targets among them.
+_Sides = dict[str, tuple[npt.NDArray[np.bool_], Interactions]]
+
+
+def _sides(side: str, targets: Interactions, cold: npt.NDArray[np.bool_]) -> _Sides:
+    """The kinds of targets that a metric looks at: warm ones among warm items, cold ones among cold items, or both.
 
     Each kind is ranked among its own, so that a model is chosen before its cold scores are calibrated.
+
+    Raises:
+        InputError: A kind is wanted that validation has not.
     """
-    values = {}
-    for side, mask in (("warm", ~cold), ("cold", cold)):
-        wanted = targets.select(mask[targets.items])
-        if wanted.n_pairs == 0:
+    kinds = {"warm": ~cold, "cold": cold}
+    wanted = [kind for kind in kinds if side in (kind, "harmonic")]
+    found = {kind: (kinds[kind], targets.select(kinds[kind][targets.items])) for kind in wanted}
+    for kind, (_, part) in found.items():
+        if part.n_pairs == 0:
             raise InputError(
-                f"training.metric wants {side} validation targets, and there are none",
+                f"training.metric wants {kind} validation targets, and there are none",
                 hint="split the data with --by cold-items, or choose by recall@20",
             )
-        k = int(name.partition("@")[2])
-        ranked = mask if pool is None else mask & pool
-        values[f"{side}-{name}"] = evaluate_ranking(scorer, wanted, [seen], ks=(k,), pool=ranked).metrics[
-            name
-        ]
-    return values | {f"harmonic-{name}": float(harmonic_mean(*values.values()))}
+    return found
 
 
 #: How much of the offset that serves cold and warm targets alike is tried where all targets count the same.
@@ -123,7 +127,8 @@ def calibration(
 ) -> dict[str, Any]:
     """Scale and offset of cold scores, fitted on validation; nothing for models that cannot tell cold items.
 
-    Without cold validation targets it is rehearsed: a fifth of the warm items is ranked as if it were cold.
+    Beside them the recall that they reach there, None for a kind that validation has not. Without cold validation
+    targets it is rehearsed: a fifth of the warm items is ranked as if it were cold.
     """
     if not isinstance(model, ContentModel):
         return {}
@@ -137,8 +142,15 @@ def calibration(
     found = fit_offset(scorer, targets, [seen], cold, k, pool=pool)
     if not side and found.fitted:
         share = _share(scorer, found.offset, targets, seen, cold, pool, name)
-        found = replace(found, offset=found.offset * share)
-    return {"calibration": {**asdict(found), "rehearsed": rehearsed}}
+        offset = found.offset * share
+        there = offset_curve(scorer, targets, [seen], cold, [offset], k, scale=found.scale, pool=pool)
+        reached = (float(part[0]) for part in (there.warm, there.cold, there.harmonic))
+        found = replace(found, offset=offset, **dict(zip(("warm", "cold", "harmonic"), reached, strict=True)))
+    known = {
+        key: None if isinstance(value, float) and not isfinite(value) else value
+        for key, value in asdict(found).items()
+    }
+    return {"calibration": {**known, "rehearsed": rehearsed}}
 
 
 def _rehearsal(

@@ -65,6 +65,13 @@ class WarmStart:
             )
         if not isinstance(run.model, EmbeddingModel):
             raise InputError(f"model {run.config.model.name!r} has no vectors to start from", path=run.path)
+        if not run.model.user_rows:
+            raise InputError(
+                f"model {run.config.model.name!r} fits its vectors to the log before it trains, so there is nothing "
+                "to start from",
+                path=run.path,
+                hint="train without --from",
+            )
         self.run, self.model, self._dataset = run, run.model, dataset
         self._users, self._items = (
             _places(new, old)
@@ -108,14 +115,12 @@ class WarmStart:
             model: A model on tomorrow's log.
         """
         before = dict(self.model.named_parameters())
-        for name, parameter in model.named_parameters():
-            owner = name.partition("_")[0]
-            if owner not in ("user", "item") or name not in before:
-                continue
-            places = self._users if owner == "user" else self._items
+        own = dict(model.named_parameters())
+        for names, places in ((model.user_rows, self._users), (model.item_rows, self._items)):
             known = torch.from_numpy(np.flatnonzero(places >= 0))
             rows = torch.from_numpy(places[places >= 0])
-            parameter[known] = before[name][rows].to(parameter.dtype)
+            for name in names:
+                own[name][known] = before[name][rows].to(own[name].dtype)
         self._new_items(model)
         self._new_users(model)
 

@@ -116,7 +116,7 @@ class IJEPA(MaskedObjective):
         self.target = copy.deepcopy(encoder).requires_grad_(False)
         shape = config.predictor_dim, config.predictor_depth, config.predictor_heads
         self.add_narrow("predictor", "proj", shape, encoder.config.dim, rng)
-        self.spread = 0.0
+        self.spread = torch.zeros(())
 
     def loss(self, batch: ImageBatch, rng: torch.Generator) -> dict[str, Tensor]:
         """Mean smooth L1 distance between predictions and the slow copy's normed outputs.
@@ -131,7 +131,9 @@ class IJEPA(MaskedObjective):
         with torch.no_grad():
             tokens = self.target(images)[:, self.encoder.prefix :].float()
             tokens = layer_norm(tokens, tokens.shape[-1:])
-            self.spread = float(tokens.flatten(0, 1).std(dim=0).mean())
+            self.spread = (
+                tokens.flatten(0, 1).std(dim=0).mean()
+            )  # read with the losses, or a GPU comes to rest
             wanted = tokens.gather(1, targets.flatten(1)[..., None].expand(-1, -1, tokens.shape[2]))
         predicted = self.predict(images, context, targets, rng)
         return {"prediction": smooth_l1_loss(predicted.float(), wanted.view(predicted.shape))}
@@ -197,7 +199,7 @@ class IJEPA(MaskedObjective):
 
     def figures(self) -> dict[str, float]:
         """``target_std``: how much targets differ within a batch; near 0 all images look alike to the copy."""
-        return {"target_std": self.spread}
+        return {"target_std": float(self.spread)}
 
     def start_from(self, state: dict[str, Tensor]) -> None:
         """Take over the weights of an encoder, in the slow copy too."""

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from firstlight.cli.app import run as command
 from firstlight.data.catalogue import Catalogue
+from firstlight.serving.approximate import ApproximateIndex
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.server.app import create_app
 from firstlight.serving.server.settings import Settings
@@ -207,3 +208,55 @@ def test_a_bundle_that_another_one_was_put_in_place_of_is_told_of(places, caplog
         assert [entry["id"] for entry in told["lost"]] == ["n1"]
         assert client.get("/v1/items/n1").status_code == 404
     assert "1 items that had been added are not in" in caplog.text
+
+
+def until(reached, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "not reached in time"
+        time.sleep(0.02)
+
+
+def test_a_look_at_the_disk_that_fails_is_not_the_last_one(places, monkeypatch, caplog):
+    first, _, current = places
+    failures: list[OSError] = []
+    look = Bundle.reload
+
+    def reload(bundle: Bundle) -> bool:
+        if failures and bundle is not opened:
+            raise failures.pop()
+        return look(bundle)
+
+    opened = Bundle.open(first)
+    monkeypatch.setattr(Bundle, "reload", reload)
+    settings = Settings(token=TOKEN, poll_seconds=0.05)
+    with TestClient(create_app(Bundle.open, current, settings)) as client:
+        failures += [PermissionError(13, "not now"), OSError(5, "the disk is away")]
+        until(lambda: not failures)
+        opened.add_items(["n1"], opened.item_vectors()[:1])
+        until(lambda: client.get("/v1/items/n1").status_code == 200)
+    assert caplog.text.count("it is tried again") == 2
+    assert "the disk is away" in caplog.text
+
+
+def test_a_rollback_to_another_base_gets_its_index(places):
+    pytest.importorskip("faiss")
+    first, _, current = places
+    opened = Bundle.open(first)
+    opened.add_items(["n1"], opened.item_vectors()[:1])
+    before = opened.version
+    opened.compact()
+    settings = Settings(token=TOKEN, poll_seconds=0, index="hnsw")
+    app = create_app(Bundle.open, current, settings)
+    with TestClient(app) as client:
+        catalogue = app.state.firstlight.catalogue
+
+        def indexed() -> bool:
+            on = catalogue.on(catalogue.bundle.snapshot)
+            return on.base is catalogue.bundle.snapshot.base and isinstance(on.index, ApproximateIndex)
+
+        newest = catalogue.bundle.snapshot.base
+        assert indexed()
+        assert client.post("/v1/rollback", json={"version": before}, headers=WRITER).status_code == 200
+        assert catalogue.bundle.snapshot.base is not newest
+        until(indexed)

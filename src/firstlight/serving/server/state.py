@@ -90,8 +90,7 @@ class State:
         self.ready, self._ending = False, True
         if self._watcher is not None:
             self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
+            await asyncio.wait([self._watcher])
         coming = self._next
         if coming is not None and coming.encoder is not None:  # a reload goes on at the next start
             await asyncio.to_thread(coming.encoder.stop)
@@ -136,8 +135,12 @@ class State:
             if self.served is not served:
                 raise SwappedError
             started = time.perf_counter()
+            base = served.bundle.snapshot.base
             try:
-                return change()
+                changed = change()
+                if served.bundle.snapshot.base is not base:  # a rollback: until then readers search exactly
+                    self._writer.submit(self._prepare, served)
+                return changed
             except InputError as error:
                 raise Problem(422, "The change was refused", error.problem) from error
             except FirstlightError as error:
@@ -149,6 +152,14 @@ class State:
                 self.metrics.observe("firstlight_write_seconds", time.perf_counter() - started)
 
         return await self._own(self._writer, work)
+
+    @staticmethod
+    def _prepare(served: Served) -> None:
+        """Build what lists need for a base that this process put there itself."""
+        try:
+            served.catalogue.prepare()
+        except FirstlightError as error:
+            log.error("lists are made by exact search: %s", error)
 
     async def change(self, change: Callable[[Bundle], int]) -> dict[str, int]:
         """A change of the bundle that is served; gives the version."""
@@ -294,6 +305,8 @@ class State:
                 await self._own(self._writer, lambda: self.served.refresh())
             except FirstlightError as error:
                 log.error("what stands on disk cannot be read; the version before it is served: %s", error)
+            except Exception:  # such as a network disk that is away for a moment: the next look may succeed
+                log.exception("looking for what other processes wrote failed; it is tried again")
 
     @staticmethod
     async def _own(executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:

@@ -144,8 +144,8 @@ def calibration(
         share = _share(scorer, found.offset, targets, seen, cold, pool, name)
         offset = found.offset * share
         there = offset_curve(scorer, targets, [seen], cold, [offset], k, scale=found.scale, pool=pool)
-        reached = (float(part[0]) for part in (there.warm, there.cold, there.harmonic))
-        found = replace(found, offset=offset, **dict(zip(("warm", "cold", "harmonic"), reached, strict=True)))
+        warm, alone, both = (float(part[0]) for part in (there.warm, there.cold, there.harmonic))
+        found = replace(found, offset=offset, warm=warm, cold=alone, harmonic=both)
     known = {
         key: None if isinstance(value, float) and not isfinite(value) else value
         for key, value in asdict(found).items()

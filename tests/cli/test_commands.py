@@ -264,3 +264,17 @@ def test_similar(firstlight, runs):
     assert item not in [entry["similar"] for entry in lists[item]]
     assert len(lists[item]) == 3
     assert firstlight("similar", runs["popularity"], "--items", item).code == 2
+
+
+@pytest.mark.parametrize("way", ["option", "file"])
+def test_who_is_named_twice_gets_one_list(firstlight, runs, tmp_path, way):
+    users, items = load_run(runs["mf"]).user_ids.to_list(), load_run(runs["mf"]).item_ids.to_list()
+    for command, ids, kind in (("recommend", users, "users"), ("similar", items, "items")):
+        named = [ids[3], ids[1], ids[3]]
+        (tmp_path / "ids.txt").write_text("\n".join(named))
+        asked = [f"--{kind}", ",".join(named)] if way == "option" else [f"--{kind}-file", tmp_path / "ids.txt"]
+        lists = firstlight(command, runs["mf"], *asked, "-k", 2, "--json").value["lists"]
+        assert list(lists) == [ids[3], ids[1]]
+        assert [len(entries) for entries in lists.values()] == [2, 2]
+        made = firstlight(command, runs["mf"], *asked, "-k", 2, "--out", tmp_path / "l.csv", "--json").value
+        assert made["rows"] == 4

@@ -113,7 +113,7 @@ def recommend(
 
     Args:
         target: A run or a bundle.
-        users: Raw user ids; all users if None.
+        users: Raw user ids, of which one that is named again gets one list; all users if None.
         k: Length of the lists; users with fewer items left get fewer.
         emit: Receives messages.
 
@@ -123,7 +123,7 @@ def recommend(
     Raises:
         InputError: It is neither a run nor a bundle, or an id is unknown.
     """
-    opened = _opened(target, emit)
+    opened, users = _opened(target, emit), _once(users)
     if isinstance(opened, Run):
         return trained.recommend(opened, users, k)
     return lists.recommend_all(opened, users, k)
@@ -136,7 +136,7 @@ def similar(
 
     Args:
         target: A run or a bundle.
-        items: Raw item ids; all items if None.
+        items: Raw item ids, of which one that is named again gets one list; all items if None.
         k: Length of the lists.
         emit: Receives messages.
 
@@ -146,10 +146,15 @@ def similar(
     Raises:
         InputError: It is neither a run nor a bundle, its model has no vectors, or an id is unknown.
     """
-    opened = _opened(target, emit)
+    opened, items = _opened(target, emit), _once(items)
     if isinstance(opened, Run):
         return trained.similar_items(opened, items, k)
     return lists.similar_items(opened, items, k)
+
+
+def _once(ids: Sequence[str] | None) -> Sequence[str] | None:
+    """Each id where it stands first: whoever is named twice wants one list, with ranks from one."""
+    return None if ids is None else list(dict.fromkeys(ids))
 
 
 def _opened(target: Target, emit: Emit) -> Run | Bundle:

@@ -249,7 +249,7 @@ def test_recommend_everybody_to_a_file(firstlight, runs, tmp_path, suffix):
     else:
         rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert made["rows"] == len(rows) == 5 * len(load_run(runs["mf"]).user_ids)
-    assert rows[0].keys() == {"user", "rank", "item", "score"}
+    assert rows[0].keys() == {"user", "rank", "item", "score", "basis"}
 
 
 def test_strangers_are_an_error(firstlight, runs, tmp_path):
@@ -272,7 +272,9 @@ def test_who_is_named_twice_gets_one_list(firstlight, runs, tmp_path, way):
     for command, ids, kind in (("recommend", users, "users"), ("similar", items, "items")):
         named = [ids[3], ids[1], ids[3]]
         (tmp_path / "ids.txt").write_text("\n".join(named))
-        asked = [f"--{kind}", ",".join(named)] if way == "option" else [f"--{kind}-file", tmp_path / "ids.txt"]
+        asked = (
+            [f"--{kind}", ",".join(named)] if way == "option" else [f"--{kind}-file", tmp_path / "ids.txt"]
+        )
         lists = firstlight(command, runs["mf"], *asked, "-k", 2, "--json").value["lists"]
         assert list(lists) == [ids[3], ids[1]]
         assert [len(entries) for entries in lists.values()] == [2, 2]

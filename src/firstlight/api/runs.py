@@ -316,7 +316,8 @@ def recommend(target: Target, users: str | Iterable[object] | None = None, k: in
         k: Length of the lists; users with fewer items left get fewer.
 
     Returns:
-        ``user``, ``rank`` (from 1), ``item``, ``score``.
+        ``user``, ``rank`` (from 1), ``item``, ``score``, ``basis``: ``model``, or ``popular`` for users without a click
+        in what the model was trained on, whose scores are clicks.
 
     Raises:
         InputError: It is neither a run nor a bundle, or an id is unknown.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
@@ -23,6 +24,7 @@ from firstlight.serving.bundle import ADDITIONS, Bundle
 from firstlight.serving.export import export_run
 from firstlight.serving.journal import MANIFEST
 from firstlight.serving.new_items import read_new_items
+from firstlight.serving.popular import POPULAR, Popular, with_popular
 from firstlight.training import recommend as trained
 from firstlight.training.run_folder import Run, load_run
 
@@ -118,15 +120,40 @@ def recommend(
         emit: Receives messages.
 
     Yields:
-        Tables with columns ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
+        Tables with columns ``user``, ``rank`` (from 1), ``item``, ``score``, ``basis``; raw ids. The basis is
+        ``model``, or ``popular`` for users without a click in what the model was trained on: they get the items with
+        the most clicks, and the score is the number of these.
 
     Raises:
         InputError: It is neither a run nor a bundle, or an id is unknown.
     """
     opened, users = _opened(target, emit), _once(users)
     if isinstance(opened, Run):
-        return trained.recommend(opened, users, k)
-    return lists.recommend_all(opened, users, k)
+        tables, ids = trained.recommend(opened, users, k), (opened.user_ids, opened.item_ids)
+        known = opened.seen.user_degrees > 0
+        seen = opened.seen.union(opened.parts["valid"]) if "valid" in opened.parts else opened.seen
+        popular = Popular(seen.item_degrees.astype(np.float32))
+    else:
+        snapshot = opened.snapshot
+        tables = lists.recommend_all(opened, users, k)
+        ids = (snapshot.base.user_ids, snapshot.ids.names(snapshot.n_rows))
+        known, seen, popular = snapshot.base.trained, snapshot.seen(), Popular.of(snapshot)
+    return _told(with_popular(tables, ids, known, seen, popular, k), emit)
+
+
+def _told(tables: Iterator[pl.DataFrame], emit: Emit) -> Iterator[pl.DataFrame]:
+    """The tables as they come; at the end a word about users whose lists are not the model's."""
+    strangers = 0
+    for table in tables:
+        yield table
+        strangers += table.filter(pl.col("basis") == POPULAR)["user"].n_unique()
+    if strangers:
+        who = (
+            "1 user without a training click gets"
+            if strangers == 1
+            else (f"{strangers:,} users without a training click get")
+        )
+        emit("message", text=f"{who} the most popular items (basis: {POPULAR})")
 
 
 def similar(

@@ -33,6 +33,7 @@ from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encod
 from firstlight.serving.extras import Extras, fitting
 from firstlight.serving.index import ExactIndex, Query
 from firstlight.serving.journal import Entry, Journal, Manifest
+from firstlight.serving.popular import Popular
 from firstlight.serving.run_base import FinishedRun, RunBase
 from firstlight.serving.segment import Rules, Segment
 from firstlight.serving.snapshot import Snapshot
@@ -409,6 +410,8 @@ class Bundle(Store):
     def recommend(self, user: str, k: int = 20) -> list[Recommendation]:
         """The k best items of a user that the user has not seen; ties go to the older item.
 
+        A user without a click in what the model was trained on gets the most popular items; scores are clicks then.
+
         Raises:
             InputError: The user is unknown.
         """
@@ -416,8 +419,11 @@ class Bundle(Store):
         row = self._users(snapshot.base).get(user)
         if row is None:
             raise InputError(f"user {user!r} is unknown", path=self.folder)
-        query = Query(snapshot.base.user_vectors[row], k, snapshot.base.seen.row(row).astype(np.int64))
-        found = ExactIndex().search(snapshot, [query])[0]
+        seen = snapshot.base.seen.row(row).astype(np.int64)
+        if snapshot.base.trained[row]:
+            found = ExactIndex().search(snapshot, [Query(snapshot.base.user_vectors[row], k, seen)])[0]
+        else:
+            found = Popular.of(snapshot).best(k, seen)
         pairs = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         return [Recommendation(snapshot.ids.name(i), score) for i, score in pairs]
 

@@ -184,7 +184,8 @@ def test_compare(command, runs):
 def lists(table: pl.DataFrame, owner: str, listed: str) -> dict[str, list[dict[str, object]]]:
     found: dict[str, list[dict[str, object]]] = {}
     for row in table.iter_rows(named=True):
-        found.setdefault(row[owner], []).append({listed: row[listed], "score": row["score"]})
+        entry = {name: row[name] for name in (listed, "score", "basis") if name in row}
+        found.setdefault(row[owner], []).append(entry)
     return found
 
 
@@ -206,12 +207,16 @@ def test_new_items_and_bundles(command, runs, tmp_path):
     table = tmp_path / "new.csv"
     table.write_text("item,title\nfresh,tango salsa dance\nv00,salsa tango\n")
     first, second = (Path(shutil.copytree(runs["mhcr"], tmp_path / name)) for name in ("first", "second"))
-    told = command("add-items", first, table)
+    assert command("add-items", first, table, "--skip-known")["added"] == 1
+    told = command("add-items", first, table, "--replace")
     run = fl.Run(second)
-    added = run.add_items(table)
+    with pytest.raises(InputError, match=r"1 of the 2 items have clicks.*'v00'"):
+        run.add_items(table)
+    assert run.add_items(table, skip_known=True).skipped == 1
+    added = run.add_items(table, replace=True)
     counts = ("version", "added", "replaced", "items")
     assert {name: vars(added)[name] for name in counts} == {name: told[name] for name in counts}
-    assert (added.added, added.replaced) == (1, 1)
+    assert (added.added, added.replaced) == (0, 2)
     lists_of_all = run.recommend(k=61)
     assert "fresh" in lists_of_all["item"].to_list()
     told = command("recommend", first, "--users", "u00", "-k", 61)["lists"]

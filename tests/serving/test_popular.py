@@ -30,7 +30,11 @@ def trained(request, tmp_path_factory):
     log = lambda pairs: Interactions.from_pairs(*np.array(pairs).T, 7, N_ITEMS)  # noqa: E731
     ids = [pl.Series([f"{kind}{row}" for row in range(n)]) for kind, n in (("u", 7), ("i", N_ITEMS))]
     write_dataset(Dataset("small", *ids, log(CLICKED), test=log([(5, 3), (6, 1), (0, 1)])), folder / "data")
-    quick = ["--set", "model.dim=4", "--set", "training.selection=none", "--epochs", 2] if request.param == "mf" else []
+    quick = (
+        ["--set", "model.dim=4", "--set", "training.selection=none", "--epochs", 2]
+        if request.param == "mf"
+        else []
+    )
     words = ["train", folder / "data", "--model", request.param, *quick, "--out", folder / "run"]
     assert command([str(word) for word in words]) == 0
     return folder / "run"

@@ -139,9 +139,12 @@ class Run(Shown, os.PathLike[str]):
         title: str | None = None,
         id: str | None = None,
         features: Mapping[str, Place] | None = None,
+        replace: bool = False,
+        skip_known: bool = False,
     ) -> Added:
         """Make items without clicks recommendable; see :func:`firstlight.add_items`."""
-        return add_items(self, new_items, title=title, id=id, features=features)
+        how = {"replace": replace, "skip_known": skip_known}
+        return add_items(self, new_items, title=title, id=id, features=features, **how)
 
     def arrivals(self, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:
         """Whether people find the items that were added; see :func:`firstlight.arrivals`."""
@@ -353,10 +356,13 @@ def add_items(
     title: str | None = None,
     id: str | None = None,
     features: Mapping[str, Place] | None = None,
+    replace: bool = False,
+    skip_known: bool = False,
 ) -> Added:
     """Make items without clicks recommendable, by their content; nothing is retrained.
 
-    Items whose ids are there already are replaced. What was added is durable when this returns.
+    Items that are there already are replaced if nobody has clicked them, and refused if somebody has. What was added is
+    durable when this returns.
 
     Args:
         target: A run or a bundle whose model reads content.
@@ -364,14 +370,20 @@ def add_items(
         title: Title of the item of a picture.
         id: Its id; the file's name if None.
         features: Name → file of features of the items (.npy, .safetensors), row by row.
+        replace: Replace items that have clicks, too: content ranks them from now on.
+        skip_known: Add only items that were never there, and leave all others as they are.
 
     Raises:
-        InputError: Something cannot be read, or the model reads no content. Nothing is added then.
+        InputError: Something cannot be read, the model reads no content, or an item has clicks already. Nothing is
+            added then.
     """
     from firstlight.cli.output import tell
 
     files = {name: Path(file) for name, file in (features or {}).items()}
-    return served.add_items(_target(target), Path(new_items), title=title, item=id, features=files, emit=tell)
+    how = {"replace": replace, "skip_known": skip_known}
+    return served.add_items(
+        _target(target), Path(new_items), title=title, item=id, features=files, **how, emit=tell
+    )
 
 
 def arrivals(target: Target, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:

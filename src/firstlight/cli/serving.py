@@ -36,16 +36,29 @@ def add_items(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Features of the items (.npy, .safetensors), row by row."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Replace items that have clicks, too: content ranks them from now on."
+        ),
+    ] = False,
+    skip_known: Annotated[
+        bool,
+        typer.Option(
+            "--skip-known", help="Add only items that were never there, and leave all others alone."
+        ),
+    ] = False,
 ) -> Answer:
     """Make items without clicks recommendable, by their content; nothing is retrained.
 
-    Items whose ids are there already are replaced.
+    Items that are there already are replaced if nobody has clicked them; those with clicks are refused, unless
+    --replace or --skip-known says what to do.
     """
     from firstlight.pipeline import served
 
-    added = served.add_items(
-        target, new_items, title=title, item=item, features=_files(features or []), emit=tell
-    )
+    files = _files(features or [])
+    how = {"replace": replace, "skip_known": skip_known}
+    added = served.add_items(target, new_items, title=title, item=item, features=files, **how, emit=tell)
     value = {"target": target, **vars(added)}
     return Answer(value, lambda console: draw_pairs(console, value))
 

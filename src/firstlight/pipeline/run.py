@@ -105,7 +105,7 @@ def run_pipeline(
         FirstlightError: A step failed; its name stands before its own message.
     """
     out = Path(out)
-    chosen = _chosen(steps, only)
+    chosen = chosen_steps(steps, only)
     with _alone(out):
         results: list[StepResult] = []
         digests: dict[str, str] = {}
@@ -117,12 +117,7 @@ def run_pipeline(
                     digests[step.name] = digest
                 continue
             if wanted is None:
-                missing = next(name for name in step.needs if name not in digests)
-                raise InputError(
-                    f"step {step.name} reads what step {missing} makes, and that is not there or out of date",
-                    path=out,
-                    hint=f"run it first with --only {missing}, or leave --only out",
-                )
+                raise not_there(step, next(name for name in step.needs if name not in digests), out)
             ahead = _ahead(steps[number - 1 :], out, expected)
             result = _one(step, out, wanted, execute, f"[{number}/{len(steps)}] {step.name}", ahead, emit)
             results.append(result)
@@ -132,7 +127,12 @@ def run_pipeline(
     return results
 
 
-def _chosen(steps: Sequence[Step], only: str | None) -> list[Step]:
+def chosen_steps(steps: Sequence[Step], only: str | None) -> list[Step]:
+    """The steps of a name (``train`` stands for every ``train:NAME``); all if None.
+
+    Raises:
+        InputError: There is none.
+    """
     if only is None:
         return list(steps)
     chosen = [step for step in steps if step.name == only or step.name.partition(":")[0] == only]
@@ -141,6 +141,15 @@ def _chosen(steps: Sequence[Step], only: str | None) -> list[Step]:
             f"there is no step {only!r}", hint=f"steps: {', '.join(step.name for step in steps)}"
         )
     return chosen
+
+
+def not_there(step: Step, missing: str, out: Path) -> InputError:
+    """A step alone cannot be run, since what it reads is missing."""
+    return InputError(
+        f"step {step.name} reads what step {missing} makes, and that is not there or out of date",
+        path=out,
+        hint=f"run it first with --only {missing}, or leave --only out",
+    )
 
 
 def _ahead(steps: Sequence[Step], out: Path, expected: Mapping[str, float] | None) -> str:

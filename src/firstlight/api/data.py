@@ -85,9 +85,9 @@ def split(
     out: Place | None = None,
     *,
     by: SplitName,
-    seed: int = 0,
-    valid_share: float = SplitOptions.valid_share,
-    test_share: float = SplitOptions.test_share,
+    seed: int | None = None,
+    valid_share: float | None = None,
+    test_share: float | None = None,
 ) -> Dataset:
     """Split a dataset into train, valid and test.
 
@@ -95,14 +95,23 @@ def split(
         data: A dataset, or where one is; parts that it has are pooled first.
         out: A folder to write it to, if it is to be kept; it must not hold anything.
         by: ``random``, ``time``, ``leave-last`` or ``cold-items``; see :mod:`firstlight.data.split`.
-        seed: Seed of the splits that draw at random.
-        valid_share: Share held out for choosing models.
-        test_share: Share held out for final numbers.
+        seed: Seed of the splits that draw at random; 0 if None.
+        valid_share: Share held out for choosing models; 0.1 if None.
+        test_share: Share held out for final numbers; 0.2 if None.
 
     Raises:
         InputError: ``data`` cannot be read or split so, or ``out`` holds something.
     """
-    parts = split_dataset(dataset(data), SplitOptions(by, seed, valid_share, test_share))
+    from firstlight.cli.notes import of_split
+    from firstlight.cli.output import say
+
+    told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
+    given = {name: value for name, value in told.items() if value is not None}
+    options = SplitOptions(by, **given)  # type: ignore[arg-type]  # each of its own type
+    whole = dataset(data)
+    parts = split_dataset(whole, options)
+    for note in of_split(options, list(given), whole, parts):
+        say(note)
     return parts if out is None else convert(parts, out)
 
 

@@ -208,6 +208,8 @@ def train(
         InputError: A name or value is not valid, the data cannot be trained on, or ``out`` holds something else.
         DivergenceError: The numbers blew up; the last good checkpoint is kept.
     """
+    from firstlight.cli.notes import ignored_by_training, without_test
+
     config = build_config(
         recipe=None if recipe is None else os.fspath(recipe),
         model=model,
@@ -219,8 +221,13 @@ def train(
         start=optional(start),
     )
     yesterday = None if start is None else _run(start)
+    read = dataset(data)
+    named = {"loss": loss, "temperature": temperature, "negatives": negatives, "epochs": epochs}
+    given = [name for name, value in named.items() if value is not None]
     with listener(progress) as emit:
-        train_run(dataset(data), config, Path(out), start=yesterday, resume=resume, emit=emit)
+        for note in (*ignored_by_training(config, given, set or {}), *without_test(read)):
+            emit("message", text=note)
+        train_run(read, config, Path(out), start=yesterday, resume=resume, emit=emit)
     return Run(out)
 
 

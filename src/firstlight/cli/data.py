@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from firstlight.cli.options import Reading, command
-from firstlight.cli.output import Answer, draw_pairs, draw_table
+from firstlight.cli.output import Answer, draw_pairs, draw_table, say
 from firstlight.core.choices import one_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def split(
     by: Annotated[
         str, typer.Option(metavar="|".join(SPLITS), help="How to choose what is held out; see the guide.")
     ],
-    seed: Annotated[int, typer.Option(help="Seed of the splits that draw at random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the splits that draw at random. [default: 0]")
+    ] = None,
     valid_share: Annotated[
         float | None, typer.Option(help="Share held out for choosing models. [default: 0.1]")
     ] = None,
@@ -69,17 +71,18 @@ def split(
 ) -> Answer:
     """Split a dataset into train, valid and test, and write it as a dataset folder."""
     one_of(by, SPLITS, "--by")
+    from firstlight.cli.notes import of_split
     from firstlight.data.folder import write_dataset
     from firstlight.data.split import SplitOptions, split_dataset
 
-    shares = {
-        name: share
-        for name, share in (("valid_share", valid_share), ("test_share", test_share))
-        if share is not None
-    }
-    options = SplitOptions(by=by, seed=seed, **shares)  # type: ignore[arg-type]  # checked by one_of
-    dataset = split_dataset(reading.read(path), options)
+    told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
+    given = {name: value for name, value in told.items() if value is not None}
+    options = SplitOptions(by=by, **given)  # type: ignore[arg-type]  # checked by one_of
+    whole = reading.read(path)
+    dataset = split_dataset(whole, options)
     write_dataset(dataset, out)
+    for note in of_split(options, list(given), whole, dataset):
+        say(note)
     return _written(dataset, out)
 
 

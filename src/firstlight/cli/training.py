@@ -9,7 +9,7 @@ import typer
 
 from firstlight.cli.data import Source
 from firstlight.cli.options import Reading, command
-from firstlight.cli.output import Answer, draw_table
+from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.progress import TrainingProgress
 from firstlight.models import MODELS
 
@@ -66,6 +66,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> Answer:
     """Train a model on a dataset and evaluate it on the test part."""
+    from firstlight.cli.notes import ignored_by_training, without_test
     from firstlight.training.config import build_config
     from firstlight.training.run import train as train_run
     from firstlight.training.run_folder import load_run
@@ -84,7 +85,11 @@ def train(
         seed=seed,
         start=start,
     )
+    named = {"--loss": loss, "--temperature": temperature, "--negatives": negatives, "--epochs": epochs}
+    given = [name for name, value in named.items() if value is not None]
     dataset = reading.read(path)
+    for note in (*ignored_by_training(config, given, changes or []), *without_test(dataset)):
+        say(note)
     with TrainingProgress() as progress:
         result = train_run(dataset, config, out, start=yesterday, resume=resume, emit=progress)
     return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from firstlight.api.paths import Data, Place, dataset
+import polars as pl
+
+from firstlight.api.paths import Data, Place, dataset, place
 from firstlight.core.choices import one_of
 from firstlight.data.cut import KNOWN, NEW, cut_dataset, write_cut
 from firstlight.data.dataset import Dataset
@@ -36,18 +38,18 @@ def _options(options: ReaderOptions) -> ReadOptions:
     return ReadOptions(**options)
 
 
-def read(path: Place, **options: Unpack[ReaderOptions]) -> Dataset:
+def read(path: Place | pl.DataFrame, **options: Unpack[ReaderOptions]) -> Dataset:
     """Read a click log, and what is known of its items, in any supported format.
 
     Args:
-        path: A folder or file.
+        path: A folder or file; or a polars data frame of clicks, with the columns that a file would have.
         **options: What counts as an interaction: ``user``, ``item``, ``time`` and ``value`` name columns of a table;
             ``min_value``, ``k_core``, ``duplicates`` and ``on_bad_rows`` as the commands have them.
 
     Raises:
         InputError: The format is unknown, or a file is broken; with file, line and what to do.
     """
-    return read_dataset(Path(path), _options(options))
+    return dataset(path, _options(options))
 
 
 def inspect(path: Place, **options: Unpack[ReaderOptions]) -> Inspection:
@@ -60,7 +62,7 @@ def inspect(path: Place, **options: Unpack[ReaderOptions]) -> Inspection:
     Raises:
         InputError: Nothing can be read at all.
     """
-    return inspect_path(Path(path), _options(options))
+    return inspect_path(place(path, "path"), _options(options))
 
 
 def convert(data: Data, out: Place) -> Dataset:

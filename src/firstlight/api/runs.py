@@ -10,7 +10,19 @@ from typing import Any, Literal, overload
 
 import polars as pl
 
-from firstlight.api.paths import Data, Place, changes, dataset, folder_of, ids, listener, optional
+from firstlight.api.paths import (
+    Data,
+    Place,
+    changes,
+    dataset,
+    folder_of,
+    ids,
+    length,
+    lengths,
+    listener,
+    optional,
+)
+from firstlight.api.paths import new_items as read_items
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 from firstlight.core.shown import Shown
@@ -104,7 +116,7 @@ class Run(Shown, os.PathLike[str]):
         *,
         targets: Warmth = "all",
         pool: Warmth = "all",
-        k: Iterable[int] = (10, 20, 50),
+        k: int | Iterable[int] = (10, 20, 50),
         part: Part = "test",
         protocol: Literal["ranking"] = "ranking",
     ) -> Assessment: ...
@@ -114,7 +126,7 @@ class Run(Shown, os.PathLike[str]):
         self,
         data: Data | None = None,
         *,
-        k: Iterable[int] = (10, 20, 50),
+        k: int | Iterable[int] = (10, 20, 50),
         part: Part = "test",
         protocol: Literal["cold"],
     ) -> ColdAssessment: ...
@@ -134,7 +146,7 @@ class Run(Shown, os.PathLike[str]):
 
     def add_items(
         self,
-        new_items: Place,
+        new_items: Place | pl.DataFrame,
         *,
         title: str | None = None,
         id: str | None = None,
@@ -238,7 +250,7 @@ def evaluate(
     *,
     targets: Warmth = "all",
     pool: Warmth = "all",
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["ranking"] = "ranking",
 ) -> Assessment: ...
@@ -249,7 +261,7 @@ def evaluate(
     run: Run | Place,
     data: Data | None = None,
     *,
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["cold"],
 ) -> ColdAssessment: ...
@@ -261,7 +273,7 @@ def evaluate(
     *,
     targets: Warmth = "all",
     pool: Warmth = "all",
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["ranking", "cold"] = "ranking",
 ) -> Assessment | ColdAssessment:
@@ -274,7 +286,7 @@ def evaluate(
         data: Another dataset to test on, whose ids are matched; the run's own if None.
         targets: Count held-out pairs on ``all``, ``warm`` or ``cold`` items.
         pool: Rank ``all``, ``warm`` or ``cold`` items.
-        k: Lengths of the list.
+        k: Lengths of the list, or one.
         part: Which part is held out, ``valid`` or ``test``.
         protocol: ``ranking``: one ranking; ``cold``: warm and cold targets side by side, each in its own pool and in
             the whole one. What this finds on the run's own test part stays in the run's folder, where :func:`report`
@@ -284,7 +296,7 @@ def evaluate(
         InputError: There is no such part, or nothing in it to rank.
     """
     one_of(protocol, ("ranking", "cold"), "protocol")
-    loaded, other, cuts = _run(run), None if data is None else dataset(data), sorted({*k})
+    loaded, other, cuts = _run(run), None if data is None else dataset(data), lengths(k)
     if protocol == "ranking":
         return assess(loaded, other, part=part, targets=targets, pool=pool, ks=cuts)
     if (targets, pool) != ("all", "all"):
@@ -334,7 +346,7 @@ def recommend(target: Target, users: str | Iterable[object] | None = None, k: in
     """
     from firstlight.cli.output import tell
 
-    return pl.concat(served.recommend(_target(target), ids(users, "users"), k, tell))
+    return pl.concat(served.recommend(_target(target), ids(users, "users"), length(k), tell))
 
 
 def similar(target: Target, items: str | Iterable[object] | None = None, k: int = 10) -> pl.DataFrame:
@@ -353,12 +365,12 @@ def similar(target: Target, items: str | Iterable[object] | None = None, k: int 
     """
     from firstlight.cli.output import tell
 
-    return pl.concat(served.similar(_target(target), ids(items, "items"), k, tell))
+    return pl.concat(served.similar(_target(target), ids(items, "items"), length(k), tell))
 
 
 def add_items(
     target: Target,
-    new_items: Place,
+    new_items: Place | pl.DataFrame,
     *,
     title: str | None = None,
     id: str | None = None,
@@ -373,7 +385,7 @@ def add_items(
 
     Args:
         target: A run or a bundle whose model reads content.
-        new_items: A dataset, a table of items, or one picture.
+        new_items: A dataset, a table of items (also as a polars data frame), or one picture.
         title: Title of the item of a picture.
         id: Its id; the file's name if None.
         features: Name → file of features of the items (.npy, .safetensors), row by row.
@@ -389,7 +401,7 @@ def add_items(
     files = {name: Path(file) for name, file in (features or {}).items()}
     how = {"replace": replace, "skip_known": skip_known}
     return served.add_items(
-        _target(target), Path(new_items), title=title, item=id, features=files, **how, emit=tell
+        _target(target), read_items(new_items), title=title, item=id, features=files, **how, emit=tell
     )
 
 
@@ -412,7 +424,7 @@ def arrivals(target: Target, data: Data, *, label: str | None = None, k: int = 2
 
     later = dataset(data)
     bundle = served.open_served(_target(target), tell)
-    return measure_arrivals(bundle, later, label=label, k=k, folder=folder_of(later))
+    return measure_arrivals(bundle, later, label=label, k=length(k), folder=folder_of(later))
 
 
 def export(run: Run | Place, bundle: Place, *, items: Place | None = None) -> Bundle:
@@ -502,7 +514,7 @@ def report(
         users=ids(users, "users"),
         probe=optional(probe),
         arrivals=optional(arrivals),
-        k=k,
+        k=length(k),
         title=title,
         emit=tell,
     )

@@ -23,7 +23,7 @@ from firstlight.serving.adding import add_new_items, refuse_clicked, without_kno
 from firstlight.serving.bundle import ADDITIONS, Bundle
 from firstlight.serving.export import export_run
 from firstlight.serving.journal import MANIFEST
-from firstlight.serving.new_items import NewItems, read_new_items
+from firstlight.serving.new_items import NewItems, read_new_items, with_features
 from firstlight.serving.popular import POPULAR, Popular, with_popular
 from firstlight.training import recommend as trained
 from firstlight.training.run_folder import Run, load_run
@@ -233,10 +233,12 @@ def add_items(
     encoder = bundle.encoder()
     started = time.perf_counter()
     encoder.reads.check_features(list(features or {}))
-    if isinstance(new_items, NewItems):
-        new = new_items
-    else:
+    if not isinstance(new_items, NewItems):
         new = read_new_items(new_items, title=title, item=item, features=features)
+    elif title is not None or item is not None:
+        raise InputError("a title and an id go with one picture; tables bring their own")
+    else:
+        new = with_features(new_items, features or {})
     for note in (
         *new.notes,
         *encoder.reads.unread(new.catalogue.items.columns, list(new.catalogue.features)),

@@ -95,8 +95,15 @@ def read_new_items(
     if not picture and (title is not None or item is not None):
         raise InputError("--title and --id go with one picture; tables bring their own", path=path)
     new = _picture(path, title, item) if picture else _folder(path) if path.is_dir() else _table(path)
-    if not features:
-        return new
+    return with_features(new, features or {})
+
+
+def with_features(new: NewItems, features: Mapping[str, Path]) -> NewItems:
+    """The same items with features of files, row by row.
+
+    Raises:
+        InputError: A file cannot be read, or has another number of rows.
+    """
     read = {name: _feature(file, name, len(new.ids)) for name, file in features.items()}
     return replace(new, catalogue=Catalogue(new.catalogue.items, {**new.catalogue.features, **read}))
 

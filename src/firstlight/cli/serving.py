@@ -139,6 +139,10 @@ def serve_until_stopped(
     from firstlight.serving.server.process import serve as serve_http
     from firstlight.serving.server.settings import Settings
 
+    if not target.exists():
+        raise InputError(
+            "there is no such folder", path=target, hint="give a run, or the BUNDLE of firstlight export"
+        )
     chosen = validated(Settings, {**limits, "index": index, "token": token})
     if token is None:
         say(f"no token: nobody may change anything (set {TOKEN_VARIABLE} or --token-file)")

@@ -252,6 +252,14 @@ class Version(BaseModel):
     version: int
 
 
+class Blocked(Version):
+    """A version of the catalogue, and blocked items that are not in it."""
+
+    unknown: list[str] = Field(
+        description="Items that are not in the catalogue; they are blocked should they come."
+    )
+
+
 class Lost(BaseModel):
     """An item that is in the old bundle only."""
 

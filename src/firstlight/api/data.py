@@ -10,6 +10,7 @@ import polars as pl
 
 from firstlight.api.paths import Data, Place, dataset, place
 from firstlight.core.choices import one_of
+from firstlight.core.outputs import output
 from firstlight.data.cut import KNOWN, NEW, cut_dataset, write_cut
 from firstlight.data.dataset import Dataset
 from firstlight.data.folder import write_dataset
@@ -78,7 +79,9 @@ def convert(data: Data, out: Place) -> Dataset:
     Raises:
         InputError: ``data`` cannot be read, or ``out`` holds something.
     """
-    write_dataset(dataset(data), Path(out))
+    read = dataset(data)
+    with output(out):
+        write_dataset(read, Path(out))
     return read_dataset(Path(out))
 
 
@@ -135,7 +138,8 @@ def cut(data: Data, out: Place | None = None) -> tuple[Dataset, Dataset]:
     known, new = cut_dataset(dataset(data))
     if out is None:
         return known, new
-    write_cut(known, new, Path(out))
+    with output(out):
+        write_cut(known, new, Path(out))
     return read_dataset(Path(out) / KNOWN), read_dataset(Path(out) / NEW)
 
 
@@ -165,5 +169,7 @@ def simulate(
 
     named = {"n_users": users, "n_items": items, "seed": seed}
     given = {name: number for name, number in named.items() if number is not None}
-    write_simulation(draw(validated(SimulationConfig, {**(set or {}), **given}, "set")), Path(out))
+    world = draw(validated(SimulationConfig, {**(set or {}), **given}, "set"))
+    with output(out):
+        write_simulation(world, Path(out))
     return read_dataset(Path(out))

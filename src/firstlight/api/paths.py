@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -17,8 +17,10 @@ from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import ReadOptions, read_dataset
-from firstlight.serving.new_items import NewItems, read_new_items
 from firstlight.training.recipes import setting_texts
+
+if TYPE_CHECKING:
+    from firstlight.serving.new_items import NewItems
 
 #: A file or folder; what :func:`firstlight.train` and :func:`firstlight.pretrain` return is one.
 Place = str | os.PathLike[str]
@@ -44,6 +46,8 @@ def new_items(given: Place | pl.DataFrame) -> Path | NewItems:
     """New items as serving takes them: a path, or the rows of a frame; covers by path start from where we are."""
     if not isinstance(given, pl.DataFrame):
         return place(given, "new_items")
+    from firstlight.serving.new_items import read_new_items  # brings torch
+
     with _written(given) as file:
         return replace(read_new_items(file), folder=Path.cwd(), source=None)
 

@@ -25,6 +25,7 @@ from firstlight.api.paths import (
 from firstlight.api.paths import new_items as read_items
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import check_folder
 from firstlight.core.shown import Shown
 from firstlight.evaluation.compare import compare as compare_runs
 from firstlight.evaluation.ranking import metric_table
@@ -222,6 +223,7 @@ def train(
     """
     from firstlight.cli.notes import ignored_by_training, without_test
 
+    check_folder(out)
     config = build_config(
         recipe=None if recipe is None else os.fspath(recipe),
         model=model,

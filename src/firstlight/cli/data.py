@@ -10,6 +10,7 @@ import typer
 from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_pairs, draw_table, say
 from firstlight.core.choices import one_of
+from firstlight.core.outputs import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +49,8 @@ def convert(path: Source, out: Target, reading: Reading) -> Answer:
     from firstlight.data.folder import write_dataset
 
     dataset = reading.read(path)
-    write_dataset(dataset, out)
+    with output(out):
+        write_dataset(dataset, out)
     return _written(dataset, out)
 
 
@@ -80,7 +82,8 @@ def split(
     options = SplitOptions(by=by, **given)  # type: ignore[arg-type]  # checked by one_of
     whole = reading.read(path)
     dataset = split_dataset(whole, options)
-    write_dataset(dataset, out)
+    with output(out):
+        write_dataset(dataset, out)
     for note in of_split(options, list(given), whole, dataset):
         say(note)
     return _written(dataset, out)
@@ -95,7 +98,8 @@ def cut(path: Source, out: Target, reading: Reading) -> Answer:
     from firstlight.data.cut import cut_dataset, write_cut
 
     known, new = cut_dataset(reading.read(path))
-    write_cut(known, new, out)
+    with output(out):
+        write_cut(known, new, out)
     value = {"out": out, "known": known.summary(), "new": new.summary()}
     said = f"{out}: {known.n_items:,} items known, {new.n_items:,} that come after"
     return Answer(value, lambda console: console.print(said))

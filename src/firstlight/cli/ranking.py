@@ -13,6 +13,7 @@ from firstlight.cli.output import Answer, draw_table, say, tell
 from firstlight.cli.training import draw_metrics
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import check_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -212,6 +213,7 @@ def _lists(tables: Iterator[pl.DataFrame], run: Path, out: Path | None, owner: s
     from firstlight.training.recommend import write_lists
 
     if out is not None:
+        check_file(out)
         rows = write_lists(tables, out)
         return Answer(
             {"run": run, "out": out, "rows": rows}, lambda target: target.print(f"{out}: {rows:,} rows")

@@ -11,6 +11,7 @@ from firstlight.cli.data import Source
 from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.progress import TrainingProgress
+from firstlight.core.outputs import check_folder
 from firstlight.models import MODELS
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def train(
     from firstlight.training.run import train as train_run
     from firstlight.training.run_folder import load_run
 
+    check_folder(out)
     overrides = list(changes or [])
     overrides += [] if epochs is None else [f"training.epochs={epochs}"]
     overrides += [] if threads is None else [f"training.threads={threads}"]

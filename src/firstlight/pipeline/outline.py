@@ -15,7 +15,15 @@ from firstlight.core.shown import Shown
 from firstlight.pipeline.config import PipelineConfig, read_pipeline
 from firstlight.pipeline.estimate import estimate, expected_seconds, sizes_of
 from firstlight.pipeline.plan import Step, plan
-from firstlight.pipeline.run import Execute, StepResult, chosen_steps, not_there, run_pipeline, states
+from firstlight.pipeline.run import (
+    Execute,
+    StepResult,
+    check_place,
+    chosen_steps,
+    not_there,
+    run_pipeline,
+    states,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +149,7 @@ def outline(
     """What a pipeline would do; nothing is run. Arguments and errors: :func:`carry_out`."""
     settings, steps, folder = planned(config, out, changes)
     chosen = chosen_steps(steps, only)
+    check_place(folder)
     sizes, state = sizes_of(settings, steps, folder), states(steps, folder)
     rows: list[dict[str, Any]] = []
     for step in chosen:

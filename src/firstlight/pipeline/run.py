@@ -22,6 +22,7 @@ from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
+from firstlight.core.outputs import check_folder
 from firstlight.data.cut import KNOWN, NEW
 from firstlight.pipeline.plan import RESUMING, Step, Words
 
@@ -106,6 +107,7 @@ def run_pipeline(
     """
     out = Path(out)
     chosen = chosen_steps(steps, only)
+    check_place(out)
     with _alone(out):
         results: list[StepResult] = []
         digests: dict[str, str] = {}
@@ -141,6 +143,22 @@ def chosen_steps(steps: Sequence[Step], only: str | None) -> list[Step]:
             f"there is no step {only!r}", hint=f"steps: {', '.join(step.name for step in steps)}"
         )
     return chosen
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds what no pipeline made: its outputs would stand among somebody's files.
+
+    Raises:
+        InputError: It is one, or a file.
+    """
+    check_folder(out)
+    held = sorted(path.name for path in out.iterdir() if path.name != ".lock") if out.exists() else []
+    if held and not (out / "steps").is_dir():
+        raise InputError(
+            f"this folder holds something that no pipeline made, such as {held[0]!r}",
+            path=out,
+            hint="choose another --out: one that does not exist yet, is empty, or that a pipeline filled before",
+        )
 
 
 def not_there(step: Step, missing: str, out: Path) -> InputError:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_folder
+from firstlight.core.outputs import check_folder, output
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
 from firstlight.serving.checks import check_ids, check_vectors
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
@@ -81,21 +82,19 @@ class Bundle(Store):
             rules: Blocked items and boosts from the start.
 
         Raises:
-            InputError: ``out`` holds something.
-            FirstlightError: It cannot be written.
+            InputError: ``out`` holds something, or is no place to write to.
+            FirstlightError: The disk is full, or fails.
         """
         out = Path(out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        check_folder(out)
+        if out.exists() and any(out.iterdir()):
             raise InputError("this folder exists and is not empty", path=out, hint="choose another one")
-        try:
-            with atomic_folder(out) as folder:
-                name = "base-00000001"
-                digest = write_base(folder / name, base, about or {}, write_encoder)
-                journal = Journal(folder)
-                entries = (journal.write(1, state_segment(base.dim, rules)),) if rules else ()
-                journal.publish(Manifest(1, name, digest, entries))
-        except OSError as error:
-            raise FirstlightError(f"{out} could not be written: {error.strerror or error}") from error
+        with output(out), atomic_folder(out) as folder:
+            name = "base-00000001"
+            digest = write_base(folder / name, base, about or {}, write_encoder)
+            journal = Journal(folder)
+            entries = (journal.write(1, state_segment(base.dim, rules)),) if rules else ()
+            journal.publish(Manifest(1, name, digest, entries))
         return cls.open(out)
 
     @classmethod

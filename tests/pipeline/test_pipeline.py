@@ -397,7 +397,10 @@ def test_killed_again_and_again_it_comes_to_the_same_end(tmp_path):
         ({"encoder": {"refine": {}}}, "step encoder: give an encoder"),
         ({"encoder": {"pretrain": {"epochs": "many"}}}, "step pretrain, field epochs"),
         ({"encoder": {"pretrain": {"recipe": "pretrain-huge"}}}, "step pretrain, there is no recipe"),
-        ({"encoder": {"pretrain": {"set": {"training.lr": 1}}}}, "step pretrain, field training.lr"),
+        (
+            {"encoder": {"pretrain": {"set": {"training.lr": 1}}}},
+            "step pretrain, there is no setting 'training.lr'",
+        ),
         ({"encoder": {"given": "nowhere"}}, "step encoder, field given"),
         ({"train": {}}, "step train: "),
         ({"train": {"a": {"model": "oracle"}}}, "step train:a, "),

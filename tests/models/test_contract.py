@@ -185,6 +185,22 @@ def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name):
             model.item_table[row] = kept
 
 
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if getattr(MODELS.load(n), "needs_neighbours", False)])
+def test_training_goes_on_with_the_neighbours_of_its_state(name):
+    """A resumed run may find other ones (another machine, an approximate search); a run read back has those saved."""
+    log = random_log(9, 14, 60)
+    model, views = build(name, log), views_for(name, log)
+    state = model.state_dict()
+    for key in [key for key in state if key.startswith("neighbour_ids_")]:
+        state[key] = state[key].roll(1, dims=0)
+    resumed = build(name, log)
+    before = resumed.training_space()[1]
+    resumed.load_state_dict(state)
+    read = type(model).from_state(model.config, log, state, views)
+    assert not torch.allclose(resumed.training_space()[1], before)
+    assert torch.equal(resumed.training_space()[1], read.training_space()[1])
+
+
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_every_parameter_with_a_row_per_user_or_item_is_named(name):
     """What a later training starts from; no weight has 101 or 211 rows by itself."""

@@ -17,8 +17,8 @@ KNOBS = (
     "a smaller batch (256 is enough)",
 )
 
-#: Values kept for the backward pass, in widths of a token, per token and block: inputs of qkv, of attention (q, k, v), of
-#: proj, of fc1, of GELU (4) and of fc2 (4).
+#: Values kept for the backward pass, in widths of a token, per token and block: inputs of qkv, of attention (q, k, v),
+#: of proj, of fc1, of GELU (4) and of fc2 (4).
 _KEPT_PER_BLOCK = 14
 
 #: Inputs of both norms, which stay in single precision, as what is passed from block to block does.
@@ -66,8 +66,8 @@ def memory_estimate(
         half: Whether products run in bfloat16.
 
     Returns:
-        Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average, and in bfloat16 the
-        rounded weights), ``activations``, ``head activations``, ``queues`` (with the scores of a look-up) and ``logits``.
+        Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average, and rounded weights
+        if ``half``), ``activations``, ``head activations``, ``queues`` (with the scores of a look-up) and ``logits``.
     """
     widths, own = head_widths(config, vit.dim), batch // ranks
     tokens, rows, value = own * tokens_per_image(vit, sizes), own * len(sizes), _HALF if half else _SINGLE

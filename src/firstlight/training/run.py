@@ -220,7 +220,10 @@ def _fit(
         return model, known, {"epochs": 0}
     epochs, selection = config.training.epochs, config.training.selection
     if selection == "none":
+        epochs = config.training.stop_after or epochs
         phase = _phase(context, "train", known, epochs, None)
+        if isinstance(phase.model, ContentModel):
+            phase.model.calibrate(config.training.cold_scale, config.training.cold_offset)
         return phase.model, known, {"epochs": epochs, "train_seconds": phase.progress.seconds}
     if selection == "test":
         judge = make_judge(config, parts["test"], known)

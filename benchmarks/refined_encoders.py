@@ -186,8 +186,9 @@ KEY = (
     "The gain is that of the last block, in the pooling that the heads read (`refined-mean…`: the mean of the patches; "
     "the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear probe chosen on a "
     "tenth of the bank; 1-shot: mean over ten draws, last block, the better pooling; clusters of the queries' features "
-    "likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of pre-training; `random`: refinement of an encoder that has learned "
-    "nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no neighbours; "
+    "likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of pre-training; "
+    "`random`: refinement of an encoder that has learned nothing; `single`: one head, at the end; `swap-all`: "
+    "neighbours in the whole row; `infonce`: no neighbours; "
     "`random start`: nothing learned at all."
 )
 

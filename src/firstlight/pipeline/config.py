@@ -200,6 +200,11 @@ class ExportConfig(_Section):
     run: str | None = None
     """Which run becomes the bundle; None: the last one."""
 
+    refit: bool = False
+    """Train its model again on all parts of the data, as long as its search found, and export that: what the test part
+    holds is known to the bundle, and is not recommended again. Not with ``arrivals``, which are looked for in what
+    followed."""
+
 
 class ArrivalsConfig(_Section):
     """Items that only the test part knows: kept out of everything, then added to the bundle, and looked for."""
@@ -273,6 +278,10 @@ class PipelineConfig(_Section):
         for name in ("arrivals", "recommend"):
             if getattr(self, name) is not None and self.export is None:
                 raise ValueError(f"{name} needs the bundle that export makes")
+        if self.arrivals is not None and self.export is not None and self.export.refit:
+            raise ValueError(
+                "arrivals are looked for among the clicks that export.refit would learn: leave one out"
+            )
         if self.arrivals is not None and self.encoder is not None and self.encoder.use == "embed":
             raise ValueError("arrivals are read by the encoder of the bundle: it needs encoder.use: views")
         return self

@@ -8,11 +8,9 @@ rows to a scratch file for the fast way to take up.
 from __future__ import annotations
 
 import csv
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -23,7 +21,9 @@ from firstlight.core.errors import InputError
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import LABELS
 from firstlight.data.formats.text import BOM, decode, open_bytes
+from firstlight.data.formats.times import parse_number, parse_time
 
+LARGEST_VALUE = 3.4e38  # values are kept as float32
 NOUN = {"time": "timestamp", "value": "value", "label": "part"}
 
 csv.field_size_limit(2**27)  # the default, 128 KiB, is less than some plots and descriptions hold
@@ -170,34 +170,6 @@ def _lines(table: TextTable, problems: Problems) -> Iterator[str]:
             yield text
 
 
-def parse_number(text: str) -> int | float | None:
-    """A finite number, or None."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def parse_time(text: str) -> int | None:
-    """Seconds (or finer units) since the epoch from a number or an ISO 8601 date, or None.
-
-    A date without a zone counts as UTC.
-    """
-    number = parse_number(text)
-    if number is not None:
-        return int(number)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
 def complaint(role: str, text: str | None) -> tuple[str, str]:
     """What is wrong with a cell that cannot be used: (kind, problem)."""
     if role in ("user", "item"):
@@ -206,7 +178,7 @@ def complaint(role: str, text: str | None) -> tuple[str, str]:
         return f"missing {NOUN[role]}", f"the {NOUN[role]} is missing or not a finite number"
     if role == "label":
         return "unknown part", f"{text!r} is not train, valid or test (or 0, 1 or 2)"
-    or_date = " or an ISO date" if role == "time" else ""
+    or_date = " or an ISO date such as 2024-01-31 or 2024-01-31 17:30:00" if role == "time" else ""
     return f"{NOUN[role]} is not a number", f"{NOUN[role]} {text!r} is not a number{or_date}"
 
 
@@ -217,7 +189,9 @@ def _normal(role: str, text: str) -> str | None:
     if role == "label":
         return text if text.lower() in LABELS else None
     number = parse_time(text) if role == "time" else parse_number(text)
-    return None if number is None else str(number)
+    if number is None or (role == "value" and abs(number) > LARGEST_VALUE):
+        return None
+    return str(number)
 
 
 def mend(table: TextTable, roles: Mapping[str, str], problems: Problems) -> pl.LazyFrame:

@@ -15,7 +15,7 @@ from firstlight.data.formats import ReadOptions, read_dataset
 from firstlight.data.formats.times import iso_seconds, looks_like_date, parse_time
 from firstlight.data.inspect import inspect_path
 
-MOMENTS = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 30))  # noqa: DTZ001 - zones come below
+MOMENTS = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 30))
 ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
@@ -62,7 +62,7 @@ def test_nothing_else_is_guessed(tmp_path: Path, cell: str) -> None:
     assert by_column([cell]) == [None]
     path = save(tmp_path, f'"{cell}"', "2024-01-31")
     with pytest.raises(
-        InputError, match="not a number or an ISO date such as 2024-01-31|is missing"
+        InputError, match=r"not a number or an ISO date such as 2024-01-31|is missing"
     ) as caught:
         read_dataset(path)
     assert caught.value.line == 2

@@ -131,5 +131,7 @@ def _written(dataset: Dataset, out: Path) -> Answer:
         console.print(f"{out}: {dataset.n_users:,} users, {dataset.n_items:,} items; pairs: {parts}")
         for reason, rows in dataset.dropped.items():
             console.print(f"  left out: {rows:,} × {reason}")
+        for note in dataset.notes:
+            console.print(f"  {note}")
 
     return Answer(value, draw)

@@ -109,6 +109,8 @@ def train(
         start_run(out, config, dataset, parts)
     context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit), warm)
     emit("run", **_facts(dataset, config, parts))
+    for note in dataset.notes:
+        emit("message", text=f"data: {note}")
     try:
         with use_threads(config.training.threads):
             result = _run(context, dataset, parts)

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from firstlight.core.errors import InputError
 from firstlight.data.formats.base import ReadOptions
 
@@ -44,6 +46,19 @@ def find_common(columns: Sequence[str], names: Sequence[str]) -> str | None:
     for column in columns:
         by_plain.setdefault(plain(column), column)
     return next((by_plain[name] for name in names if name in by_plain), None)
+
+
+def id_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Ids as text, in logs and item tables alike: a whole number is written without decimals, NaN is no id.
+
+    Tools turn whole numbers into 1.0, 2.0 where one is missing, and the other table still says 1, 2.
+    """
+    text = column.cast(pl.String)
+    if not dtype.is_float():
+        return text
+    whole = column.cast(pl.Int64, strict=False)
+    written = pl.when(whole.cast(dtype) == column).then(whole.cast(pl.String)).otherwise(text)
+    return pl.when(column.is_not_nan()).then(written)
 
 
 def _named(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
+from firstlight.data.clean import RawPairs
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common
+from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common, id_text
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
 from firstlight.data.parquet import picture_columns, read_table
 
 #: The file that item tables with pictures are in.
 ITEM_TABLE = "items.parquet"
+#: How many ids a message names.
+EXAMPLES = 3
 #: What data sets write where they have no text.
 NOT_A_TEXT = ("", "N/A", "n/a", "NaN", "nan", "None", "null", "\\N")
 
@@ -77,7 +81,7 @@ def read_items(
         )
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
     key = find_item_column(frame.columns, item, path)
-    frame = frame.with_columns(pl.col(key).cast(pl.String).alias("item"))
+    frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
     frame = _drop_bad_ids(frame, path, problems)
     return _name_columns(frame, frame.schema if schema is None else schema)
@@ -126,6 +130,40 @@ def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFram
             continue
         texts.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
     return frame.with_columns(text for text in texts if text.meta.output_name() != "item")
+
+
+def unknown_items(
+    items: pl.DataFrame,
+    table: str,
+    item_ids: pl.Series,
+    parts: Mapping[str, RawPairs],
+    problems: Problems,
+    path: Path,
+) -> tuple[str, ...]:
+    """Tell of clicked items without a row in the item table: models that read content know nothing of them.
+
+    Args:
+        items: As from :func:`read_items`.
+        table: Name of the item table's file.
+        item_ids: ``(n_items,)`` ids in row order.
+        parts: The clicks.
+        problems: Gets a note.
+        path: The folder.
+
+    Returns:
+        A sentence, or nothing if all are known.
+    """
+    clicked = np.unique(np.concatenate([pairs.items for pairs in parts.values()]))
+    ids = item_ids.cast(pl.String).gather(clicked)
+    missing = ids.filter(~ids.is_in(items["item"].implode()))
+    if not len(missing):
+        return ()
+    such = ", ".join(map(repr, missing.head(EXAMPLES)))
+    has = ", ".join(map(repr, items["item"].head(EXAMPLES))) or "none"
+    there = "" if len(missing) < len(ids) else f"; its ids are such as {has}"
+    told = f"{len(missing):,} of {len(ids):,} clicked items are not in {table}, such as {such}{there}"
+    problems.note(f"clicked items not in {table}", path, told, len(missing))
+    return (told,)
 
 
 def align_items(items: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:

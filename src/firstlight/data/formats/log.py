@@ -18,7 +18,7 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.clean import PARTS, RawPairs, order_ids
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import LABELS
+from firstlight.data.formats.columns import LABELS, id_text
 from firstlight.data.formats.delimited import TextTable, complaint, mend, scan_text
 from firstlight.data.formats.times import looks_like_date, parse_number, refuse_compact_dates, time_column
 
@@ -57,7 +57,7 @@ def _typed(schema: Mapping[str, pl.DataType], *, dates: bool) -> list[pl.Expr]:
     for role, dtype in schema.items():
         column = pl.col(role)
         if role in ("user", "item"):
-            text = column.cast(pl.String)
+            text = id_text(column, dtype)
             columns.append(pl.when(text.str.strip_chars() != "").then(text).alias(role))
         elif role == "time":
             columns.append(time_column(column, dtype, dates=dates).alias(role))

@@ -20,7 +20,7 @@ from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
 from firstlight.data.formats.features import read_feature
-from firstlight.data.formats.items import align_items, read_items
+from firstlight.data.formats.items import align_items, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited
 
 SUFFIXES = (".inter", ".inter.gz")
@@ -135,7 +135,8 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     known = None if items is None else items["item"]
     user_ids, item_ids, parts = encode_log(scans, problems, known_items=known, item_ids=rows)
     catalogue = Catalogue(align_items(items, item_ids) if items is not None else pl.DataFrame(), features)
-    log_ = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)
+    notes = () if items is None else unknown_items(items, "the .item file", item_ids, parts, problems, folder)
+    log_ = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     return build_dataset(log_, options, path, None if path.is_dir() else path.name.split(".")[0])
 
 

@@ -14,7 +14,7 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
-from firstlight.data.formats.items import align_items, read_items
+from firstlight.data.formats.items import align_items, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited, scan_parquet
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
@@ -120,8 +120,11 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     user_ids, item_ids, parts = encode_log(
         {"train": scan}, problems, known_items=None if items is None else items["item"]
     )
-    catalogue = Catalogue() if items is None else Catalogue(align_items(items, item_ids))
-    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)
+    catalogue, notes = Catalogue(), tuple[str, ...]()
+    if items is not None and items_path is not None:
+        catalogue = Catalogue(align_items(items, item_ids))
+        notes = unknown_items(items, items_path.name, item_ids, parts, problems, path)
+    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     name = log_path.name.split(".")[0] if path.is_file() else None
     return build_dataset(log, options, path, name)
 

@@ -1,0 +1,59 @@
+"""Item tables beside click logs: ids that match or do not, and what their columns are read as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from firstlight.data.folder import write_dataset
+from firstlight.data.formats import read_dataset
+from firstlight.data.inspect import inspect_path
+
+
+def shop(folder: Path, log: str, items: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "clicks.csv").write_text(log)
+    (folder / "items.csv").write_text(items)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32])
+def test_whole_floats_are_the_ids_that_integers_are(tmp_path: Path, dtype: pl.DataType) -> None:
+    log = pl.DataFrame({"user": [7.0, 8.0, 8.0], "item": [1.0, 2.0, 2.5]}, schema_overrides={"item": dtype})
+    log.write_parquet(tmp_path / "clicks.parquet")
+    (tmp_path / "items.csv").write_text("item,title\n1,One\n2,Two\n2.5,Two and a half\n")
+    dataset = read_dataset(tmp_path)
+    assert list(dataset.user_ids) == ["7", "8"]
+    assert list(dataset.item_ids) == ["1", "2", "2.5"]
+    assert dataset.catalogue.items["title"].to_list() == ["One", "Two", "Two and a half"]
+    assert dataset.notes == ()
+    (tmp_path / "items.csv").unlink()
+    pl.DataFrame({"item": [1.0, 2.0, 2.5], "title": list("abc")}).write_parquet(tmp_path / "items.parquet")
+    assert list(read_dataset(tmp_path).item_ids) == ["1", "2", "2.5"]
+
+
+def test_a_float_that_is_no_number_is_a_missing_id(tmp_path: Path) -> None:
+    pl.DataFrame({"user": ["a", "b"], "item": [1.0, float("nan")]}).write_parquet(tmp_path / "log.parquet")
+    found = inspect_path(tmp_path)
+    assert found.problem_totals == {"missing item id": 1}
+
+
+def test_clicked_items_that_the_catalogue_does_not_know_are_told_of(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "a", "user,item\nu,a\nu,b\nv,c\n", "item,title\na,A\nd,D\n")
+    dataset = read_dataset(folder)
+    told = "2 of 3 clicked items are not in items.csv, such as 'b', 'c'"
+    assert dataset.notes == (told,)
+    found = inspect_path(folder)
+    assert found.problem_totals == {"clicked items not in items.csv": 2}
+    assert [problem.problem for problem in found.problems] == [told]
+    write_dataset(dataset, tmp_path / "out")
+    assert read_dataset(tmp_path / "out").notes == (told,)
+    assert inspect_path(tmp_path / "out").problem_totals == {"found when it was converted": 1}
+
+
+def test_ids_of_another_form_are_shown_side_by_side(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "a", "user,item\nu,1.0\nv,2.0\n", "item,title\n1,A\n2,D\n")
+    told = "2 of 2 clicked items are not in items.csv, such as '1.0', '2.0'; its ids are such as '1', '2'"
+    assert read_dataset(folder).notes == (told,)

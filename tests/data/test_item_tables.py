@@ -10,6 +10,7 @@ import pytest
 from firstlight.data.folder import write_dataset
 from firstlight.data.formats import read_dataset
 from firstlight.data.inspect import inspect_path
+from firstlight.views.words import text_columns
 
 
 def shop(folder: Path, log: str, items: str) -> Path:
@@ -57,3 +58,24 @@ def test_ids_of_another_form_are_shown_side_by_side(tmp_path: Path) -> None:
     folder = shop(tmp_path / "a", "user,item\nu,1.0\nv,2.0\n", "item,title\n1,A\n2,D\n")
     told = "2 of 2 clicked items are not in items.csv, such as '1.0', '2.0'; its ids are such as '1', '2'"
     assert read_dataset(folder).notes == (told,)
+
+
+def test_columns_of_numbers_are_no_texts_whatever_the_file_type(tmp_path: Path) -> None:
+    log = "user,item\nu,01\nv,02\n"
+    table = "item,title,year,price,zip,mixed,empty\n01,1984,1999,2.5,01234,7,\n02,1917,,3,00120,x,\n"
+    as_text = read_dataset(shop(tmp_path / "a", log, table)).catalogue.items
+    numbers = {"year": pl.Int64, "price": pl.Float64}
+    assert dict(as_text.schema) == {name: numbers.get(name, pl.String) for name in as_text.columns}
+    assert as_text["zip"].to_list() == ["01234", "00120"]
+    assert as_text["year"].to_list() == [1999, None]
+    assert text_columns(as_text) == ["title", "zip", "mixed", "empty"]
+    found = inspect_path(tmp_path / "a")
+    assert found.numbers == ("year", "price")
+    assert found.texts == {"title": 2, "zip": 2, "mixed": 2, "empty": 0}
+    parquet = shop(tmp_path / "b", log, "")
+    (parquet / "items.csv").unlink()
+    pl.DataFrame(
+        {"item": ["01", "02"], "title": ["1984", "1917"], "year": [1999, None], "price": [2.5, 3.0],
+         "zip": ["01234", "00120"], "mixed": ["7", "x"], "empty": [None, ""]}
+    ).write_parquet(parquet / "items.parquet")  # fmt: skip
+    assert read_dataset(parquet).catalogue.items.equals(as_text)

@@ -75,6 +75,7 @@ class Inspection(Shown):
         features: The feature matrices.
         covers: Items with a cover, or None if there is no such column.
         texts: text column -> items that have it.
+        numbers: Columns of numbers, which are not read as texts unless ``views.text.columns`` names them.
         dropped: reason -> rows left out.
         problem_totals: kind of problem -> how often.
         problems: The first cases of each kind.
@@ -100,6 +101,7 @@ class Inspection(Shown):
     features: tuple[FeatureReport, ...]
     covers: int | None
     texts: dict[str, int]
+    numbers: tuple[str, ...]
     dropped: dict[str, int]
     problem_totals: dict[str, int]
     problems: tuple[Problem, ...]
@@ -122,6 +124,7 @@ class Inspection(Shown):
             "values": None if values is None else f"{values[0]:g} to {values[1]:g}",
             "items with a cover": self.covers,
             **{f"items with a {name}": count for name, count in self.texts.items()},
+            "columns of numbers, no texts": ", ".join(self.numbers) or None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -283,6 +286,7 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
         features=_features(dataset, problems),
         covers=covers,
         texts=texts,
+        numbers=tuple(name for name, dtype in dataset.catalogue.items.schema.items() if dtype.is_numeric()),
         dropped=dict(dataset.dropped),
         problem_totals=dict(problems.totals),
         problems=tuple(problems.examples),

@@ -269,5 +269,5 @@ def _matched(run: Run, ids: Sequence[str], given: Path, emit: Emit) -> None:
             path=given, hint="the column of ids must hold the ids that the run was trained with",
         )  # fmt: skip
     if len(missing):
-        emit("message", text=f"{len(missing):,} of {len(own):,} items of the run are not in {given}: no titles and covers "
-             f"for them, such as {missing[0]!r}")  # fmt: skip
+        told = f"{len(missing):,} of {len(own):,} items of the run are not in {given}, such as {missing[0]!r}"
+        emit("message", text=f"{told}: no titles and covers for them")

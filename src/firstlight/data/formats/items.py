@@ -18,6 +18,10 @@ from firstlight.data.parquet import picture_columns, read_table
 
 #: The file that item tables with pictures are in.
 ITEM_TABLE = "items.parquet"
+#: Columns that are no numbers whatever they hold.
+TEXT_BY_NAME = frozenset({"item", "title", "cover", "clip", "role"})
+_INTEGER = r"^\s*-?(?:0|[1-9][0-9]{0,17})\s*$"
+_DECIMAL = r"^\s*-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?\s*$"
 #: How many ids a message names.
 EXAMPLES = 3
 #: What data sets write where they have no text.
@@ -58,8 +62,8 @@ def read_items(
         pictures: As in :class:`~firstlight.data.formats.base.ReadOptions`.
 
     Returns:
-        ``item`` (String, distinct) and the other columns: texts, with null where there is none; ``title``
-        and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
+        ``item`` (String, distinct) and the other columns: texts, with null where there is none, and numbers;
+        ``title`` and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
 
     Raises:
         InputError: The file cannot be read or has no id column.
@@ -84,7 +88,9 @@ def read_items(
     frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
     frame = _drop_bad_ids(frame, path, problems)
-    return _name_columns(frame, frame.schema if schema is None else schema)
+    if schema is None:
+        return _with_numbers(_name_columns(frame, frame.schema))
+    return _name_columns(frame, schema)
 
 
 def cover_column(schema: Mapping[str, Any]) -> str | None:
@@ -130,6 +136,23 @@ def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFram
             continue
         texts.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
     return frame.with_columns(text for text in texts if text.meta.output_name() != "item")
+
+
+def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give columns of a text file that hold nothing but numbers the type that Parquet has for them.
+
+    A year or a price is no text. Numbers with zeros in front are codes, and films are called 1984.
+    """
+    columns = []
+    for name in frame.columns:
+        filled = frame[name].drop_nulls()
+        if name in TEXT_BY_NAME or filled.dtype != pl.String or not len(filled):
+            continue
+        if filled.str.contains(_INTEGER).all():
+            columns.append(pl.col(name).str.strip_chars().cast(pl.Int64))
+        elif filled.str.contains(_DECIMAL).all():
+            columns.append(pl.col(name).str.strip_chars().cast(pl.Float64))
+    return frame.with_columns(columns)
 
 
 def unknown_items(

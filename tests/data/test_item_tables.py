@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from firstlight.core.errors import InputError
 from firstlight.data.folder import write_dataset
 from firstlight.data.formats import read_dataset
 from firstlight.data.inspect import inspect_path
@@ -79,3 +80,19 @@ def test_columns_of_numbers_are_no_texts_whatever_the_file_type(tmp_path: Path) 
          "zip": ["01234", "00120"], "mixed": ["7", "x"], "empty": [None, ""]}
     ).write_parquet(parquet / "items.parquet")  # fmt: skip
     assert read_dataset(parquet).catalogue.items.equals(as_text)
+
+
+def test_lines_of_text_are_those_of_the_file_and_parquet_has_rows(tmp_path: Path) -> None:
+    table = 'item,title\n\n1,"One\nand a half"\n,Nobody\n1,Again\n'
+    folder = shop(tmp_path / "a", "user,item\nu,1\n", table)
+    with pytest.raises(InputError, match=r"items\.csv, line 5: the item id is missing"):
+        read_dataset(folder)
+    found = inspect_path(folder)
+    assert [(problem.kind, problem.line) for problem in found.problems] == [
+        ("missing item id", 5),
+        ("repeated item", 6),
+    ]
+    (folder / "items.csv").unlink()
+    pl.DataFrame({"item": ["1", None], "title": ["One", "Nobody"]}).write_parquet(folder / "items.parquet")
+    with pytest.raises(InputError, match=r"items\.parquet, row 2: the item id is missing"):
+        read_dataset(folder)

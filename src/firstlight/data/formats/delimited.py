@@ -224,12 +224,19 @@ def mend(table: TextTable, roles: Mapping[str, str], problems: Problems) -> pl.L
     return pl.scan_csv(target, infer_schema=False, glob=False)
 
 
-def read_text_frame(table: TextTable, problems: Problems) -> pl.DataFrame:
-    """A whole table as strings, columns by name, row by row: for small files with foreign encodings."""
+def read_text_frame(table: TextTable, problems: Problems) -> tuple[pl.DataFrame, list[int]]:
+    """A whole table as strings, columns by name, row by row: for small files with foreign encodings.
+
+    Returns:
+        The table, and the 1-based line of the file that each of its rows ends in.
+    """
     columns: list[list[str]] = [[] for _ in table.names]
-    for _, fields in read_rows(table, problems):
+    lines: list[int] = []
+    for line, fields in read_rows(table, problems):
+        lines.append(line)
         for column, text in zip(columns, fields, strict=True):
             column.append(text)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         dict(zip(table.names, columns, strict=True)), schema=dict.fromkeys(table.names, pl.String)
     )
+    return frame, lines

@@ -53,7 +53,7 @@ def _tags(path: Path, problems: Problems) -> pl.DataFrame:
     if not {"movieId", "tag"} <= set(table.names):
         problems.note("no tags", path, f"columns found: {', '.join(table.names)}")
         return pl.DataFrame(schema={"item": pl.String, "tags": pl.String})
-    frame = read_text_frame(table, problems)
+    frame, _ = read_text_frame(table, problems)
     return (
         frame.select(pl.col("movieId").alias("item"), pl.col("tag").alias("tags"))
         .unique(maintain_order=True)

@@ -68,7 +68,7 @@ def read_items(
     Raises:
         InputError: The file cannot be read or has no id column.
     """
-    schema = None
+    schema, lines = None, None
     if path.suffix == ".parquet":
         try:
             schema = pl.Schema(pl.read_parquet_schema(path))
@@ -80,14 +80,14 @@ def read_items(
                 f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path
             ) from error
     else:
-        frame = read_text_frame(
+        frame, lines = read_text_frame(
             open_text_table(path, separator=separator, quoted=quoted, names=names), problems
         )
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
     key = find_item_column(frame.columns, item, path)
     frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
-    frame = _drop_bad_ids(frame, path, problems)
+    frame = _drop_bad_ids(frame, lines or range(1, frame.height + 1), path, problems)
     if schema is None:
         return _with_numbers(_name_columns(frame, frame.schema))
     return _name_columns(frame, schema)
@@ -98,19 +98,24 @@ def cover_column(schema: Mapping[str, Any]) -> str | None:
     return find_common(picture_columns(schema), COVER_NAMES) or find_common(list(schema), ("cover",))
 
 
-def _drop_bad_ids(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
-    """Leave out rows of the item table without an id, and repeated ones."""
+def _drop_bad_ids(frame: pl.DataFrame, lines: Sequence[int], path: Path, problems: Problems) -> pl.DataFrame:
+    """Leave out rows of the item table without an id, and repeated ones.
+
+    Args:
+        frame: The table.
+        lines: Where each row stands in the file.
+        path: The file.
+        problems: Gets both.
+    """
     empty = frame["item"].is_null() | (frame["item"].str.strip_chars() == "")
     for row in empty.arg_true():
-        problems.bad_row("missing item id", path, int(row) + 1, "the item id is missing")
-    frame = frame.filter(~empty)
-    again = ~frame["item"].is_first_distinct()
+        problems.bad_row("missing item id", path, lines[int(row)], "the item id is missing")
+    again = ~frame["item"].is_first_distinct() & ~empty
     if again.any():
         row = int(again.arg_true()[0])
-        problems.note(
-            "repeated item", path, f"item {frame['item'][row]!r} again; the first counts", int(again.sum())
-        )
-    return frame.filter(~again)
+        told = f"item {frame['item'][row]!r} again; the first counts"
+        problems.note("repeated item", path, told, int(again.sum()), lines[row])
+    return frame.filter(~again & ~empty)
 
 
 def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:

@@ -61,6 +61,25 @@ def id_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return pl.when(column.is_not_nan()).then(written)
 
 
+def check_type(column: str, dtype: pl.DataType, role: str, path: Path) -> None:
+    """Refuse a column that no reading makes an id, a time or a value of.
+
+    Raises:
+        InputError: It holds lists, a time of day without a date, or the like.
+    """
+    odd = dtype.is_nested() or dtype == pl.Object
+    if role == "time":
+        odd = odd or dtype in (pl.Time, pl.Duration, pl.Boolean, pl.Binary)
+    if odd:
+        named = {"time": "timestamp", "label": "name of a part", "value": "value"}
+        what = named.get(role, f"{role} id")
+        raise InputError(
+            f"column {column!r} holds {dtype}, and one {what} was expected",
+            path=path,
+            hint=f"write one {what} in each row",
+        )
+
+
 def _named(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:
     """The column that the user asked for, with or without its RecBole type."""
     for column in columns:

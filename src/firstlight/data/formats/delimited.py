@@ -8,7 +8,6 @@ rows to a scratch file for the fast way to take up.
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import LABELS
-from firstlight.data.formats.text import BOM, decode, open_bytes
+from firstlight.data.formats.text import BOM, decode, plain_twin
 from firstlight.data.formats.times import parse_number, parse_time
 
 LARGEST_VALUE = 3.4e38  # values are kept as float32
@@ -52,8 +51,8 @@ class TextTable:
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
 
-def _first_line(path: Path) -> str:
-    with open_bytes(path) as handle:
+def _first_line(plain: Path, path: Path) -> str:
+    with plain.open("rb") as handle:
         for raw in handle:
             line = decode(raw.removeprefix(BOM))[0].rstrip("\r\n")
             if line.strip():
@@ -63,18 +62,16 @@ def _first_line(path: Path) -> str:
 
 def _guess_separator(path: Path, line: str) -> str:
     """The separator of a header: by the file's suffix, unless the header says otherwise."""
-    usual = "\t" if ".tsv" in path.suffixes or ".inter" in path.suffixes or ".item" in path.suffixes else ","
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    usual = "\t" if suffixes & {".tsv", ".inter", ".item"} else ","
     if usual in line:
         return usual
     return max("\t,;|", key=line.count) if any(mark in line for mark in "\t,;|") else usual
 
 
-def _make_plain(path: Path, target: Path, separator: str) -> None:
-    """Write an uncompressed copy whose separator is one character."""
-    with open_bytes(path) as source, target.open("wb") as sink:
-        if separator != "::":
-            shutil.copyfileobj(source, sink, 1 << 20)
-            return
+def _with_tabs(plain: Path, target: Path) -> None:
+    """Write a copy whose separator is one character instead of ``::``."""
+    with plain.open("rb") as source, target.open("wb") as sink:
         for line in source:
             sink.write(line.replace(b"::", b"\t"))
 
@@ -94,16 +91,16 @@ def open_text_table(
         The opened table.
 
     Raises:
-        InputError: The file is empty, a folder, or cannot be read.
+        InputError: The file is empty, a folder, no text, or cannot be read.
     """
-    line = _first_line(path)
-    separator = separator or _guess_separator(path, line)
     scratch: TemporaryDirectory[str] = TemporaryDirectory(prefix="firstlight-")
-    plain = path
-    if separator == "::" or path.suffix == ".gz":
-        plain = Path(scratch.name) / "plain.txt"
-        _make_plain(path, plain, separator)
-    separator = "\t" if separator == "::" else separator
+    plain = plain_twin(path, Path(scratch.name))
+    line = _first_line(plain, path)
+    separator = separator or _guess_separator(path, line)
+    if separator == "::":
+        line, separator, tabs = line.replace("::", "\t"), "\t", Path(scratch.name) / "tabs.txt"
+        _with_tabs(plain, tabs)
+        plain = tabs
     header = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
     return TextTable(
         path, names or [name.strip() for name in header], separator, quoted, names is None, plain, scratch

@@ -12,7 +12,14 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.clean import RawPairs
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common, id_text
+from firstlight.data.formats.columns import (
+    COMMON_NAMES,
+    COVER_NAMES,
+    TITLE_NAMES,
+    check_type,
+    find_common,
+    id_text,
+)
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
 from firstlight.data.parquet import picture_columns, read_table
 
@@ -69,7 +76,7 @@ def read_items(
         InputError: The file cannot be read or has no id column.
     """
     schema, lines = None, None
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         try:
             schema = pl.Schema(pl.read_parquet_schema(path))
             cover = cover_column(schema)
@@ -85,6 +92,7 @@ def read_items(
         )
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
     key = find_item_column(frame.columns, item, path)
+    check_type(key, frame.schema[key], "item", path)
     frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
     frame = _drop_bad_ids(frame, lines or range(1, frame.height + 1), path, problems)

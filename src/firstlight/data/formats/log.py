@@ -18,7 +18,7 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.clean import PARTS, RawPairs, order_ids
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import LABELS, id_text
+from firstlight.data.formats.columns import LABELS, check_type, id_text
 from firstlight.data.formats.delimited import TextTable, complaint, mend, scan_text
 from firstlight.data.formats.times import looks_like_date, parse_number, refuse_compact_dates, time_column
 
@@ -178,6 +178,8 @@ def scan_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]], prob
         raw = pl.scan_parquet(path, glob=False)
         types = raw.collect_schema()
         roles = choose(types.names())
+        for role, column in roles.items():
+            check_type(column, types[column], role, path)
         schema = {role: types[column] for role, column in roles.items()}
         picked = raw.select(pl.col(column).alias(role) for role, column in roles.items())
         frame = picked.select(_typed(schema, dates=True))

@@ -26,10 +26,12 @@ def is_table(path: Path) -> bool:
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    for suffix in (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz"):
-        if (folder / f"{stem}{suffix}").is_file():
-            return folder / f"{stem}{suffix}"
-    return None
+    """The table of that name, whatever the case of its letters."""
+    tables = {
+        entry.name.lower(): entry for entry in sorted(folder.iterdir(), reverse=True) if is_table(entry)
+    }
+    wanted = (f"{stem}{suffix}" for suffix in (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz"))
+    return next((tables[name] for name in wanted if name in tables), None)
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
@@ -63,7 +65,7 @@ def scan_log(path: Path, options: ReadOptions, problems: Problems) -> tuple[Scan
     Raises:
         InputError: The file cannot be read or its columns cannot be told.
     """
-    if path.suffix != ".parquet":
+    if path.suffix.lower() != ".parquet":
         table = open_text_table(path)
         roles = choose_columns(table.names, options, path)
         return scan_delimited(table, roles, problems), roles

@@ -52,3 +52,40 @@ def test_titles_of_other_items_are_refused_by_export_and_missing_ones_counted(
     assert refused.code == 2
     assert "no item of the run is here" in refused.err
     assert not (tmp_path / "b2").exists()
+
+
+def test_tables_without_header_from_the_command_line(firstlight: Firstlight, tmp_path: Path) -> None:
+    table = tmp_path / "u.data"
+    table.write_text("".join(f"{u}\t{100 + i}\t3\t{881250949 + u}\n" for u in range(9) for i in range(u + 1)))
+    hinted = firstlight("data", "inspect", table)
+    assert hinted.code == 2
+    assert "--no-header" in hinted.err
+    columns = ("--user", 1, "--item", 2, "--value", 3, "--time", 4)
+    for words in (("data", "inspect", table), ("data", "convert", table, tmp_path / "data"),
+                  ("data", "split", table, tmp_path / "parts", "--by", "time")):  # fmt: skip
+        done = firstlight(*words, "--no-header", *columns, "--json")
+        assert done.code == 0, done.err
+        value = done.value
+        assert sum((value.get("parts") or value["pairs"]).values()) == 45
+
+
+def test_hints_fit_the_command(firstlight: Firstlight, shop: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert firstlight("train", shop, "--model", "mf", "--epochs", 1, "--out", run, "--set", "training.selection=none",
+                      "--set", "model.dim=8").code == 0  # fmt: skip
+    table = tmp_path / "new.csv"
+    for text in ("artikel,title\nn1,Soup\n", "item,title\n,Soup\n"):
+        table.write_text(text)
+        refused = firstlight("export", run, tmp_path / "b", "--items", table)
+        assert refused.code == 2
+        assert "→" in refused.err
+        assert "--item " not in refused.err
+        assert "--on-bad-rows" not in refused.err
+        assert "--catalogue-item" not in refused.err
+    (shop / "items.csv").write_text("artikel,title\ni01,Soup\n")
+    assert "--catalogue-item" in firstlight("data", "inspect", shop).err
+    assert firstlight("data", "inspect", shop, "--catalogue-item", "artikel").code == 0
+    (shop / "items.csv").write_text("item,title\n,Soup\n")
+    reported = firstlight("report", run, "--data", shop, "--out", tmp_path / "r.html")
+    assert reported.code == 2
+    assert "--on-bad-rows" not in reported.err

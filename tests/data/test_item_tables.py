@@ -9,7 +9,7 @@ import pytest
 
 from firstlight.core.errors import InputError
 from firstlight.data.folder import write_dataset
-from firstlight.data.formats import read_dataset
+from firstlight.data.formats import ReadOptions, read_dataset
 from firstlight.data.inspect import inspect_path
 from firstlight.views.words import text_columns
 
@@ -96,3 +96,46 @@ def test_lines_of_text_are_those_of_the_file_and_parquet_has_rows(tmp_path: Path
     pl.DataFrame({"item": ["1", None], "title": ["One", "Nobody"]}).write_parquet(folder / "items.parquet")
     with pytest.raises(InputError, match=r"items\.parquet, row 2: the item id is missing"):
         read_dataset(folder)
+
+
+def test_the_item_table_may_call_the_ids_something_else(tmp_path: Path) -> None:
+    folder = shop(tmp_path / "a", "user,item_id\nu,a\n", "artikel,title\na,A\n")
+    with pytest.raises(InputError, match="name it with --catalogue-item"):
+        read_dataset(folder)
+    dataset = read_dataset(folder, ReadOptions(catalogue_item="artikel"))
+    assert dataset.catalogue.items["title"].to_list() == ["A"]
+    with pytest.raises(InputError, match=r"there is no item column 'artikle'(?s:.*)did you mean 'artikel'"):
+        read_dataset(folder, ReadOptions(catalogue_item="artikle"))
+    (folder / "clicks.csv").unlink()
+    assert list(read_dataset(folder, ReadOptions(catalogue_item="artikel")).item_ids) == ["a"]
+    by_itself = shop(tmp_path / "b", "user,item_id\nu,a\n", "sku,title\na,A\n")
+    assert read_dataset(by_itself).catalogue.items["title"].to_list() == ["A"]
+
+
+def test_a_named_item_column_without_an_item_table_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("user,item\nu,a\n")
+    with pytest.raises(InputError, match="there is no such table"):
+        read_dataset(tmp_path, ReadOptions(catalogue_item="sku"))
+    (tmp_path / "train.txt").write_text("0 1\n")
+    with pytest.raises(InputError, match="this is lightgcn"):
+        read_dataset(tmp_path, ReadOptions(catalogue_item="sku"))
+
+
+@pytest.mark.parametrize(
+    ("log", "items"),
+    [
+        ("user,item\nu,a\n", "artikel,title\na,A\n"),
+        ("who,what\nu,a\n", "item,title\na,A\n"),
+        ("user,item\nu,a\n", "item,title\n,A\n"),
+        ("user,item,time\nu,a,20240131\n", "item,title\na,A\n"),
+    ],
+)
+def test_hints_name_no_option_where_there_is_none(tmp_path: Path, log: str, items: str) -> None:
+    folder = shop(tmp_path / "a", log, items)
+    with pytest.raises(InputError) as caught:
+        read_dataset(folder)
+    assert "--" in str(caught.value.hint)
+    with pytest.raises(InputError) as caught:
+        read_dataset(folder, ReadOptions(flags=False))
+    assert caught.value.hint
+    assert "--" not in caught.value.hint

@@ -14,7 +14,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.shown import Shown
 from firstlight.data.catalogue import Catalogue
 from firstlight.data.dataset import Dataset
-from firstlight.data.formats import FORMATS, detect_format
+from firstlight.data.formats import choose_format
 from firstlight.data.formats.base import Format, Problem, Problems, ReadOptions
 from firstlight.data.interactions import IntArray, Interactions
 
@@ -256,9 +256,9 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
         InputError: Nothing can be read at all: no known format, a torn file, columns that cannot be told.
     """
     path = Path(path)
-    name = detect_format(path)
+    chosen = choose_format(path, options or ReadOptions())
     problems = Problems("skip", tolerant=True)
-    dataset = _read(path, options or ReadOptions(), problems, FORMATS.load(name))
+    dataset = _read(path, options or ReadOptions(), problems, chosen)
     train, parts = dataset.train, list(dataset.parts.values())
     later = [part for part in (dataset.valid, dataset.test) if part is not None]
     test = dataset.test or Interactions.empty(dataset.n_users, dataset.n_items)
@@ -267,7 +267,7 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
     covers, texts = _coverage(dataset.catalogue.items)
     return Inspection(
         path=str(path),
-        format=name,
+        format=chosen.name,
         n_users=dataset.n_users,
         n_items=dataset.n_items,
         parts={part: pairs.n_pairs for part, pairs in dataset.parts.items()},

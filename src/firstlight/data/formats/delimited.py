@@ -64,6 +64,8 @@ def _guess_separator(path: Path, line: str) -> str:
     """The separator of a header: by the file's suffix, unless the header says otherwise."""
     suffixes = {suffix.lower() for suffix in path.suffixes}
     usual = "\t" if suffixes & {".tsv", ".inter", ".item"} else ","
+    if ".dat" in suffixes and "::" in line:
+        return "::"
     if usual in line:
         return usual
     return max("\t,;|", key=line.count) if any(mark in line for mark in "\t,;|") else usual
@@ -77,7 +79,12 @@ def _with_tabs(plain: Path, target: Path) -> None:
 
 
 def open_text_table(
-    path: Path, *, separator: str | None = None, quoted: bool = True, names: list[str] | None = None
+    path: Path,
+    *,
+    separator: str | None = None,
+    quoted: bool = True,
+    names: list[str] | None = None,
+    header: bool = True,
 ) -> TextTable:
     """Look at a file's header and make it ready for scanning.
 
@@ -86,6 +93,7 @@ def open_text_table(
         separator: The separator (``"::"`` is allowed); guessed from the header if None.
         quoted: Whether ``"`` quotes fields.
         names: Column names, for a file without a header.
+        header: Whether the first line holds the names, if they are not given; if not, they are ``1``, ``2``, ….
 
     Returns:
         The opened table.
@@ -101,10 +109,12 @@ def open_text_table(
         line, separator, tabs = line.replace("::", "\t"), "\t", Path(scratch.name) / "tabs.txt"
         _with_tabs(plain, tabs)
         plain = tabs
-    header = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
-    return TextTable(
-        path, names or [name.strip() for name in header], separator, quoted, names is None, plain, scratch
-    )
+    first = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
+    if names is None:
+        names = [name.strip() if header else str(n) for n, name in enumerate(first, start=1)]
+    else:
+        header = False
+    return TextTable(path, names, separator, quoted, header, plain, scratch)
 
 
 def _quoting(quoted: bool) -> Literal[0, 3]:

@@ -19,6 +19,7 @@ from firstlight.data.formats.columns import (
     check_type,
     find_common,
     id_text,
+    named_column,
 )
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
 from firstlight.data.parquet import picture_columns, read_table
@@ -35,26 +36,32 @@ EXAMPLES = 3
 NOT_A_TEXT = ("", "N/A", "n/a", "NaN", "nan", "None", "null", "\\N")
 
 
-def find_item_column(columns: Sequence[str], wanted: str | None, path: Path) -> str:
+def find_item_column(columns: Sequence[str], wanted: str | None, path: Path, *, flags: bool = True) -> str:
     """The id column of an item table: the one named like the log's item column, or a common name.
+
+    Args:
+        columns: What there is.
+        wanted: The log's item column.
+        path: The file, for messages.
+        flags: Whether the user can name the column.
 
     Raises:
         InputError: There is none.
     """
     if wanted in columns:
         return str(wanted)
-    found = find_common(columns, (*COMMON_NAMES["item"], "id"))
+    found = find_common(columns, (*COMMON_NAMES["item"], "id", "sku"))
     if found is None:
         raise InputError(
             f"cannot tell which column holds the item ids; columns found: {', '.join(columns)}",
             path=path,
-            hint="name it with --item",
+            hint="name it with --catalogue-item" if flags else "call it item_id",
         )
     return found
 
 
 def read_items(
-    path: Path, problems: Problems, *, item: str | None = None, separator: str | None = None,
+    path: Path, problems: Problems, *, item: str | None = None, key: str | None = None, separator: str | None = None,
     quoted: bool = True, names: list[str] | None = None, pictures: bool = True,
 ) -> pl.DataFrame:  # fmt: skip
     """Read an item table, text or Parquet.
@@ -62,7 +69,8 @@ def read_items(
     Args:
         path: The file.
         problems: Gets bad and repeated rows.
-        item: The name of the id column, if known.
+        item: The name of the id column in the log, which it may have here, too.
+        key: The name of the id column here, if the user gave it.
         separator: For text; guessed if None.
         quoted: For text: whether ``"`` quotes fields.
         names: For text without a header.
@@ -91,7 +99,9 @@ def read_items(
             open_text_table(path, separator=separator, quoted=quoted, names=names), problems
         )
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
-    key = find_item_column(frame.columns, item, path)
+    if key is None:
+        key = find_item_column(frame.columns, item, path, flags=problems.flags)
+    key = named_column(frame.columns, key, "item", path)
     check_type(key, frame.schema[key], "item", path)
     frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame

@@ -96,12 +96,16 @@ def _feature_rows(
     return pl.Series("item", np.arange(rows)).cast(pl.String)
 
 
-def _item_table(path: Path, folder: Path, item: str, problems: Problems) -> pl.DataFrame | None:
+def _item_table(
+    path: Path, folder: Path, item: str, key: str | None, problems: Problems
+) -> pl.DataFrame | None:
     """The ``.item`` file that belongs to the log, if there is one."""
     stem = path.name.split(".")[0]
     for name in (f"{stem}.item", f"{stem}.item.gz"):
         if (folder / name).is_file():
-            return read_items(folder / name, problems, item=item.split(":")[0], separator="\t", quoted=False)
+            return read_items(
+                folder / name, problems, item=item.split(":")[0], key=key, separator="\t", quoted=False
+            )
     return None
 
 
@@ -128,7 +132,9 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     if len(scans) > 1 and "label" in roles:
         raise InputError("the split is given twice: by files and by a column", path=path)
     features = _features(folder, problems)
-    items = _item_table(next(iter(scans.values())).path, folder, roles["item"], problems)
+    items = _item_table(
+        next(iter(scans.values())).path, folder, roles["item"], options.catalogue_item, problems
+    )
     rows = _feature_rows(scans, features, folder, problems) if features else None
     if rows is None:
         features = {}

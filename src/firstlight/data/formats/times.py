@@ -26,7 +26,7 @@ _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 #: Whole numbers that read as ``yyyymmdd``, with nothing, hours and minutes, or also seconds behind it.
 _COMPACT = (1, 10**4, 10**6)
-DATE_HINT = "write dates as 2024-01-31 or 2024-01-31 17:30:00, or leave times out with --time ''"
+DATE_HINT = "write dates as 2024-01-31 or 2024-01-31 17:30:00"
 
 
 def parse_number(text: str) -> int | float | None:
@@ -139,7 +139,8 @@ def refuse_compact_dates(count: int, rows: int, example: int | None, path: Path,
     """
     if 2 * count <= rows:
         return False
+    hint = DATE_HINT + (", or leave times out with --time ''" if problems.flags else "")
     problems.fatal(
-        f"timestamps such as {example} are dates without dashes, not numbers of seconds", path, DATE_HINT
+        f"timestamps such as {example} are dates without dashes, not numbers of seconds", path, hint
     )
     return True

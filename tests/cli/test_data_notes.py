@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 Firstlight = Callable[..., Any]
 TOLD = "18 of 20 clicked items are not in items.csv, such as"
@@ -89,3 +90,27 @@ def test_hints_fit_the_command(firstlight: Firstlight, shop: Path, tmp_path: Pat
     reported = firstlight("report", run, "--data", shop, "--out", tmp_path / "r.html")
     assert reported.code == 2
     assert "--on-bad-rows" not in reported.err
+
+
+def test_covers_that_cannot_be_used_are_named_by_item_once(
+    firstlight: Firstlight, shop: Path, tmp_path: Path
+) -> None:
+    items = [f"i{n:02d}" for n in range(20)]
+    for n, item in enumerate(items):
+        Image.effect_noise((16, 16), 20 + n).convert("RGB").save(shop / f"{item}.png")
+    (shop / "i03.png").write_bytes(b"torn")
+    (shop / "i05.png").unlink()
+    (shop / "items.csv").write_text("item,title,cover\n" + "".join(f"{i},Film {i},{i}.png\n" for i in items))
+    inspected = firstlight("data", "inspect", shop)
+    assert "item 'i03' (i03.png)" in inspected.out
+    assert "missing cover file: item 'i05' (i05.png)" in inspected.out
+    run = firstlight(
+        "train", shop, "--model", "content-knn", "--out", tmp_path / "run", "--set", "views.use=[cover]"
+    )
+    assert run.code == 0, run.err
+    told = "2 of 20 covers cannot be used and count as absent (item 'i03', i03.png: cannot be decoded (not a picture); "
+    assert run.err.replace("\n", " ").count(told + "item 'i05': 'i05.png' is missing)") == 1
+    trained = firstlight("train", shop, "--model", "mhcr", "--out", tmp_path / "two", "--set", "views.use=[cover]",
+                         "--set", "model.dim=8", "--epochs", 1)  # fmt: skip
+    assert trained.code == 0, trained.err
+    assert trained.err.count("covers cannot be used") == 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -58,3 +58,15 @@ class Catalogue:
             matrix = self.features[name]
             parts += [name, hash_arrays([matrix.values, matrix.present])]
         return hash_strings(parts)
+
+
+def with_ids(catalogue: Catalogue, item_ids: Sequence[str] | pl.Series) -> Catalogue:
+    """The catalogue with the ids as a column ``item``, so that messages can name items.
+
+    Args:
+        catalogue: A catalogue.
+        item_ids: ``(n_items,)`` raw ids.
+    """
+    ids = pl.Series("item", item_ids).cast(pl.String)
+    columns = [column for column in catalogue.items.get_columns() if column.name != "item"]
+    return replace(catalogue, items=pl.DataFrame([*columns, ids]))

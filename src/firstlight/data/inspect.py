@@ -12,7 +12,7 @@ import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.core.shown import Shown
-from firstlight.data.catalogue import Catalogue
+from firstlight.data.covers import check_pictures
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import choose_format
 from firstlight.data.formats.base import Format, Problem, Problems, ReadOptions
@@ -200,16 +200,6 @@ def _coverage(items: pl.DataFrame) -> tuple[int | None, dict[str, int]]:
     return int((size > 0).sum()), texts
 
 
-def _missing_files(catalogue: Catalogue, folder: Path, problems: Problems) -> None:
-    """Note covers and clips whose files are not there."""
-    for column in ("cover", "clip"):
-        if catalogue.items.schema.get(column) != pl.String:
-            continue
-        for row, name in enumerate(catalogue.items[column]):
-            if name and not (folder / name).is_file():
-                problems.note(f"missing {column} file", folder / name, f"named by item row {row}")
-
-
 def _features(dataset: Dataset, problems: Problems) -> tuple[FeatureReport, ...]:
     def count(name: str, kind: str) -> int:
         return problems.totals.get(f"feature {name}: {kind} row", 0)
@@ -263,7 +253,7 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
     later = [part for part in (dataset.valid, dataset.test) if part is not None]
     test = dataset.test or Interactions.empty(dataset.n_users, dataset.n_items)
     no_user, cold = train.user_degrees == 0, train.item_degrees == 0
-    _missing_files(dataset.catalogue, Path(dataset.source), problems)
+    check_pictures(dataset.catalogue.items, dataset.item_ids, Path(dataset.source), problems)
     covers, texts = _coverage(dataset.catalogue.items)
     return Inspection(
         path=str(path),

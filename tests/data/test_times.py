@@ -102,3 +102,9 @@ def test_dates_without_dashes_are_refused(tmp_path: Path, day: int, kind: str) -
 def test_counters_and_seconds_are_no_dates() -> None:
     times = [*range(0, 2000, 7), 964982703, 1706659200, 1706659200000, 1706659200000000, 20001301, 20240132]
     assert not pl.DataFrame({"t": times}).select(looks_like_date(pl.col("t")).any()).item()
+
+
+def test_a_few_dates_without_dashes_are_told_of(tmp_path: Path) -> None:
+    found = inspect_path(save(tmp_path, 20240131, 1706659200, 1706659300))
+    assert found.problem_totals == {"timestamp like a date without dashes": 1}
+    assert "20240131" in found.problems[0].problem

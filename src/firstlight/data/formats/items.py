@@ -85,19 +85,10 @@ def read_items(
     """
     schema, lines = None, None
     if path.suffix.lower() == ".parquet":
-        try:
-            schema = pl.Schema(pl.read_parquet_schema(path))
-            cover = cover_column(schema)
-            bytes_left_out = not pictures and cover is not None and schema[cover] == pl.Binary
-            frame = read_table(path, cover if bytes_left_out else None)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(
-                f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path
-            ) from error
+        frame, schema = _read_parquet(path, pictures=pictures)
     else:
-        frame, lines = read_text_frame(
-            open_text_table(path, separator=separator, quoted=quoted, names=names), problems
-        )
+        table = open_text_table(path, separator=separator, quoted=quoted, names=names)
+        frame, lines = read_text_frame(table, problems)
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
     if key is None:
         key = find_item_column(frame.columns, item, path, flags=problems.flags)
@@ -109,6 +100,17 @@ def read_items(
     if schema is None:
         return _with_numbers(_name_columns(frame, frame.schema))
     return _name_columns(frame, schema)
+
+
+def _read_parquet(path: Path, *, pictures: bool) -> tuple[pl.DataFrame, pl.Schema]:
+    """A whole item table, and the types of its columns in the file."""
+    try:
+        schema = pl.Schema(pl.read_parquet_schema(path))
+        cover = cover_column(schema)
+        bytes_left_out = not pictures and cover is not None and schema[cover] == pl.Binary
+        return read_table(path, cover if bytes_left_out else None), schema
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
 
 
 def cover_column(schema: Mapping[str, Any]) -> str | None:

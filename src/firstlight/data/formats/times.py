@@ -138,6 +138,9 @@ def refuse_compact_dates(count: int, rows: int, example: int | None, path: Path,
         InputError: They are, and the list is not tolerant.
     """
     if 2 * count <= rows:
+        if count:
+            told = f"such as {example}, which is read as a number of seconds or parts of them"
+            problems.note("timestamp like a date without dashes", path, told, count)
         return False
     hint = DATE_HINT + (", or leave times out with --time ''" if problems.flags else "")
     problems.fatal(

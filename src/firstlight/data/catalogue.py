@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -78,3 +78,15 @@ def _size(folder: Path | str, name: str | None) -> str:
         return "" if name is None else str((Path(folder) / name).stat().st_size)
     except (OSError, ValueError):  # not there, or no path at all
         return "missing"
+
+
+def with_ids(catalogue: Catalogue, item_ids: Sequence[str] | pl.Series) -> Catalogue:
+    """The catalogue with the ids as a column ``item``, so that messages can name items.
+
+    Args:
+        catalogue: A catalogue.
+        item_ids: ``(n_items,)`` raw ids.
+    """
+    ids = pl.Series("item", item_ids).cast(pl.String)
+    columns = [column for column in catalogue.items.get_columns() if column.name != "item"]
+    return replace(catalogue, items=pl.DataFrame([*columns, ids]))

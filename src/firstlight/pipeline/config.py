@@ -48,6 +48,12 @@ class ReadConfig(_Section):
     on_bad_rows: Literal["error", "skip"] | None = None
     """Stop at a row that cannot be read, or skip and count it."""
 
+    header: bool | None = None
+    """Whether a table's first line holds names; without, columns are numbered from 1."""
+
+    catalogue_item: str | None = None
+    """Column of item ids in the table of items, if it is another one."""
+
 
 class DataConfig(_Section):
     """Where catalogue and log come from: one of the two."""

@@ -138,8 +138,12 @@ def _reading(config: PipelineConfig) -> list[str]:
     """The reader options as the command line has them."""
     words: list[str] = []
     for name, value in config.data.read.model_dump(exclude_none=True).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", text]
+        words += [f"--{option}", text]
     return words
 
 

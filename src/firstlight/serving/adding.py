@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from firstlight.data.catalogue import with_ids
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.contents import contents_of
 from firstlight.serving.encoder import ContentEncoder
@@ -28,7 +29,7 @@ def add_new_items(
         FirstlightError: Another writer is at work, or the disk is full. Nothing is added then.
     """
     encoder = encoder or bundle.encoder()
-    placed = encoder.place(new.catalogue, new.folder)
+    placed = encoder.place(with_ids(new.catalogue, new.ids), new.folder)
     contents, notes = contents_of(new)
     version = bundle.add_items(
         new.ids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class _Context:
     start: WarmStart | None = None
     #: Views of the phase that ran last, for models that read content.
     content: Content | None = None
+    #: What was said of the content; the phases of a run would say the same.
+    told: set[str] = field(default_factory=set)
 
 
 def train(
@@ -113,6 +115,8 @@ def train(
             finder = remembering_finder(emit)
             context = _Context(config, dataset, out, digest, emit, resumed, {}, [], finder, warm)
             emit("run", **_facts(dataset, config, parts))
+            for note in dataset.notes:
+                emit("message", text=f"data: {note}")
             result = _run(context, dataset, parts)
     except OSError as error:  # the small files beside the checkpoints; those have their own message
         raise FirstlightError(
@@ -294,7 +298,9 @@ def _views(context: _Context, log: Interactions) -> ItemViews | None:
     """Views fitted on what ``log`` knows; they are remembered, since the last ones are saved with the run."""
     context.content = fit_content(context.config, context.dataset, log)
     for problem in [] if context.content is None else context.content.view_set.problems:
-        context.emit("message", text=f"content: {problem}")
+        if problem not in context.told:
+            context.told.add(problem)
+            context.emit("message", text=f"content: {problem}")
     return None if context.content is None else context.content.views
 
 

@@ -39,7 +39,8 @@ _WIDE_COSINE = [*_COSINE, *_WIDE, "temperature.tau=0.2"]
 #: A folder (or a link to one) that sentence-transformers can load: what ``MODEL+sentence`` reads texts with besides.
 SENTENCES = Path("runs") / "sentence-encoder"
 #: Model → settings that every candidate has, and the grid: setting → values, all combinations of them; ``+`` stands
-#: for whole lists of settings. A key ``MODEL@DATA`` replaces the model's entry on that data.
+#: for whole lists of settings. A key ``MODEL@DATA`` replaces the model's entry on that data, ``MODEL@DATA-PROTOCOL``
+#: under that protocol.
 GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
     "random": ([], {}),
     "popularity": ([], {}),
@@ -75,8 +76,12 @@ GRIDS: dict[str, tuple[list[str], dict[str, list[Any]]]] = {
     "bm3@tiktok": ([*_PAIRS, "model.dropout=0.3"], {"+": [[], _WIDE_COSINE]}),
     "dropoutnet@tiktok": ([*_PAIRS, "model.dropped=0.3"], _WIDTHS),
     "clcrec@tiktok": (["negatives.name=shared", "negatives.count=512", "training.lr=3e-3"], _WIDTHS),
-    # Features that tell little: clicks alone rank warm items, content stands for cold ones only.
     "mhcr@tiktok": (
+        ["temperature.tau=0.2"],
+        {"+": [[], ["model.content_joins=false", "model.layers=2"]]},
+    ),
+    # Nearly all that is wanted has clicks, and features tell little: clicks alone rank warm items.
+    "mhcr@tiktok-given": (
         [
             *("temperature.tau=0.2", "model.hyper_weight=0", "model.layers=2", "model.content_joins=false"),
             *("model.fusion=none", "model.cold_moves_users=false"),
@@ -91,14 +96,14 @@ def bare(model: str) -> str:
     return model.partition("+")[0]
 
 
-def candidates(model: str, data: str) -> list[list[str]]:
+def candidates(model: str, data: str, protocol: str = "cold-items") -> list[list[str]]:
     """The settings of each candidate.
 
     Raises:
         ValueError: The grid is larger than the budget.
     """
     name, _, besides = model.partition("+")
-    fixed, grid = GRIDS.get(f"{name}@{data}") or GRIDS[name]
+    fixed, grid = GRIDS.get(f"{name}@{data}-{protocol}") or GRIDS.get(f"{name}@{data}") or GRIDS[name]
     longer = [f"training.epochs={LONGER[data]}"] if data in LONGER and MODELS.load(name).trainable else []
     if besides:
         longer.append(f"views.sentence.path={SENTENCES}")

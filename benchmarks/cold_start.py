@@ -330,7 +330,7 @@ def run_job(data: str, protocol: str, model: str, seed: int, threads: int, chang
     print(name, flush=True)
     started = time.perf_counter()
     dataset, histories = load_data(data, protocol, seed)
-    settings = candidates(model, data)
+    settings = candidates(model, data, protocol)
     if protocol == "new-users":
         settings = [chosen_settings(data, model, seed) or settings[0]]
     trials, chosen, run = tune(dataset, protocol, model, settings, seed, folder, threads, changes)
@@ -442,7 +442,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     " (done)" if (RESULTS / f"{job_name(data, protocol, model, seed)}.json").exists() else ""
                 )
                 print(
-                    f"{job_name(data, protocol, model, seed)}: {len(candidates(model, data))} candidates{done}"
+                    f"{job_name(data, protocol, model, seed)}: "
+                    f"{len(candidates(model, data, protocol))} candidates{done}"
                 )
                 continue
             try:

@@ -13,6 +13,7 @@ Every arm is a command of the package that resumes where it was cut, in ``runs/e
 
 * ``mae``: pre-training;
 * ``refined``: MIM-Refiner from it; ``refined-mean``: with heads that read the mean of the patches;
+  ``refined-mean-12``: the same over twelve epochs;
 * ``longer``: from it, as many further updates of pre-training as refinement makes in both stages;
 * ``random``: refinement of an encoder that has learned nothing;
 * ``single``: refinement with one head, at the end; ``swap-all``: neighbours in the whole row (NNCLR);
@@ -70,6 +71,7 @@ SIZES["wide"] = {
 ARMS: dict[str, list[str]] = {
     "refined": [],
     "refined-mean": ["refiner.pooling=mean"],
+    "refined-mean-12": ["refiner.pooling=mean", "training.epochs=12"],
     "random": ["start=random"],
     "single": ["refiner.heads=1"],
     "swap-all": ["refiner.swap=all"],
@@ -179,13 +181,14 @@ HEADER = [
     *("against the best of mae, z", "rises over the last third", "linear probe", "1-shot", "clusters, ACC"),
 ]
 #: What the heads of an arm read, where it is not the class token; columns on the last block go by it.
-READ = {"refined-mean": "mean"}
+READ = {"refined-mean": "mean", "refined-mean-12": "mean"}
 KEY = (
-    "The gain is that of the last block, in the pooling that the heads read (`refined-mean`: the mean of the patches; "
+    "The gain is that of the last block, in the pooling that the heads read (`refined-mean…`: the mean of the patches; "
     "the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear probe chosen on a "
     "tenth of the bank; 1-shot: mean over ten draws, last block, the better pooling; clusters of the queries' features "
-    "likewise. `longer`: as many further updates of pre-training; `random`: refinement of an encoder that has learned "
-    "nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no neighbours; "
+    "likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of pre-training; "
+    "`random`: refinement of an encoder that has learned nothing; `single`: one head, at the end; `swap-all`: "
+    "neighbours in the whole row; `infonce`: no neighbours; "
     "`random start`: nothing learned at all."
 )
 

@@ -30,7 +30,18 @@ RENAMED = {"pipeline": "run_pipeline"}
 NO_ARGUMENTS = {"--json", "--users-file", "--items-file", "--token-file"}
 #: Options whose names Python keeps for itself, or that are something else there.
 RENAMED_OPTIONS = {"--from": "start"}
-READER = {"--user", "--item", "--time", "--value", "--min-value", "--k-core", "--duplicates", "--on-bad-rows"}
+READER = {
+    "--user",
+    "--item",
+    "--time",
+    "--value",
+    "--min-value",
+    "--k-core",
+    "--duplicates",
+    "--on-bad-rows",
+    "--header",
+    "--catalogue-item",
+}
 
 
 def commands() -> dict[str, object]:

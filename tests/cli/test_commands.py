@@ -129,6 +129,25 @@ def test_evaluate_repeats_the_numbers_of_the_run(firstlight, runs):
         assert found["unknown_pairs"] == 0
 
 
+def test_evaluate_on_the_whole_log_leaves_out_what_the_run_has_learned(firstlight, runs, split, tmp_path):
+    whole = read_dataset_folder(split)
+    log = whole.train
+    for name, part in whole.parts.items():
+        log = log.union(part) if name != "train" else log
+    table = pl.DataFrame({"user": whole.user_ids.gather(log.users), "item": whole.item_ids.gather(log.items)})
+    table.write_csv(tmp_path / "log.csv")
+    own = load_run(runs["mf"])
+    found = firstlight("evaluate", runs["mf"], tmp_path / "log.csv", "--json").value
+    assert found["metrics"] == pytest.approx(own.result["metrics"])
+    assert found["learned_pairs"] == log.n_pairs - own.parts["test"].n_pairs
+    cold = firstlight("evaluate", runs["mf"], tmp_path / "log.csv", "--protocol", "cold")
+    assert f"{found['learned_pairs']:,} pairs left out: the run was trained or chosen on them" in cold.out
+    table.filter(pl.Series(~log.in_common(own.parts["test"]))).write_csv(tmp_path / "known.csv")
+    refused = firstlight("evaluate", runs["mf"], tmp_path / "known.csv")
+    assert refused.code == 2
+    assert "learned every one of these pairs" in refused.err
+
+
 def test_evaluate_at_other_cut_offs(firstlight, runs):
     found = firstlight("evaluate", runs["mf"], "-k", "3,1", "--json").value
     assert found["k"] == [1, 3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from datetime import time
 from pathlib import Path
 
 import polars as pl
@@ -140,9 +141,60 @@ def test_torn_gzip(tmp_path: Path) -> None:
 
 def test_a_column_that_cannot_be_an_id(tmp_path: Path) -> None:
     pl.DataFrame({"user": [[1], [2]], "item": [1, 2]}).write_parquet(tmp_path / "log.parquet")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=r"column 'user' holds List\(Int64\), and one user id") as caught:
         read_dataset(tmp_path)
     assert caught.value.path == tmp_path / "log.parquet"
+    save(tmp_path, "user,item\na,1\n", "interactions.csv")
+    (tmp_path / "log.parquet").unlink()
+    pl.DataFrame({"product_id": [[1], [2]]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(InputError, match=r"items\.parquet: column 'product_id' holds List"):
+        read_dataset(tmp_path)
+
+
+def test_a_time_of_day_is_no_timestamp(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1], "item": [1], "time": [time(12)]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(InputError, match="column 'time' holds Time, and one timestamp"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "LOG.CSV.GZ", "Items.CSV"])
+def test_any_encoding_and_any_end_of_lines(tmp_path: Path, encoding: str, end: str, name: str) -> None:
+    data = f"user,item{end}é,日本{end}b,x{end},y{end}".encode(encoding)
+    path = save(tmp_path, gzip.compress(data) if name.lower().endswith("gz") else data, name)
+    with pytest.raises(InputError, match="the user id is missing") as caught:
+        read_dataset(path)
+    assert (caught.value.path, caught.value.line) == (path, 4)
+    assert list(read_dataset(path, SKIP).item_ids) == ["x", "日本"]
+
+
+def test_old_encodings_keep_their_letters_when_lines_end_in_cr(tmp_path: Path) -> None:
+    path = save(tmp_path, "user,item\ra,caf\xe9\rb,x\r".encode("latin-1"))
+    assert list(read_dataset(path).item_ids) == ["caf\xe9", "x"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"PAR1\x15\x04", "not text but Parquet"),
+        (b"PK\x03\x04rest", "an Excel sheet"),
+        (gzip.compress(b"user,item\n"), "compressed by gzip"),
+        ("user,item\na,x\n".encode("utf-16-le"), "zero bytes"),
+        ("user,item\na,x\n".encode("utf-16") + b"\0", "not utf-16"),
+    ],
+)
+def test_files_that_are_no_text_say_what_to_do(tmp_path: Path, data: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        read_dataset(save(tmp_path, data))
+    assert caught.value.hint
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    pl.DataFrame({"user": ["a"], "item": ["x"]}).write_parquet(tmp_path / "clicks.PARQUET")
+    pl.DataFrame({"item": ["x"], "title": ["Ex"]}).write_parquet(tmp_path / "ITEMS.Parquet")
+    assert list(read_dataset(tmp_path / "clicks.PARQUET").item_ids) == ["x"]
+    assert read_dataset(tmp_path).catalogue.items["title"].to_list() == ["Ex"]
 
 
 def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:

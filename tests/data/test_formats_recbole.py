@@ -55,7 +55,7 @@ def test_item_file(tmp_path: Path) -> None:
     assert list(dataset.item_ids) == ["a", "z"]
     assert dataset.catalogue.items.to_dict(as_series=False) == {
         "title": ['The "A', None],
-        "year": ["1999", None],
+        "year": [1999, None],
     }
 
 

@@ -180,9 +180,25 @@ def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name):
         kept = model.item_table[row].detach().clone()
         with torch.no_grad():
             model.item_table[row] = torch.linspace(-5, 7, model.item_table.shape[1])
-        assert torch.equal(model.as_if_cold(rows[place : place + 1]), before[place : place + 1])
+        assert torch.allclose(model.as_if_cold(rows)[place], before[place], atol=1e-6)
         with torch.no_grad():
             model.item_table[row] = kept
+
+
+@pytest.mark.parametrize("name", [n for n in TRAINABLE if getattr(MODELS.load(n), "needs_neighbours", False)])
+def test_training_goes_on_with_the_neighbours_of_its_state(name):
+    """A resumed run may find other ones (another machine, an approximate search); a run read back has those saved."""
+    log = random_log(9, 14, 60)
+    model, views = build(name, log), views_for(name, log)
+    state = model.state_dict()
+    for key in [key for key in state if key.startswith("neighbour_ids_")]:
+        state[key] = state[key].roll(1, dims=0)
+    resumed = build(name, log)
+    before = resumed.training_space()[1]
+    resumed.load_state_dict(state)
+    read = type(model).from_state(model.config, log, state, views)
+    assert not torch.allclose(resumed.training_space()[1], before)
+    assert torch.equal(resumed.training_space()[1], read.training_space()[1])
 
 
 @pytest.mark.parametrize("name", TRAINABLE)

@@ -83,6 +83,17 @@ def test_a_rule_makes_the_users_of_its_model(name, changes):
         assert torch.allclose(rule.users(alone, found.handed[rows])[0], expected[user], atol=1e-5)
 
 
+@pytest.mark.parametrize("memberships", ["mean", "sum"])
+def test_a_known_user_without_an_id_is_what_the_history_makes(memberships):
+    """Training and serving read a history alike, the tastes that content gives included."""
+    changes = ["model.user_content=0.7", "model.hyper_weight=0.3", f"model.user_memberships={memberships}"]
+    model = made("mhcr", changes)
+    with torch.no_grad():
+        model.user_table.zero_()
+    known = model.vectors_for_scoring()[0]
+    assert torch.allclose(model.encode_users(model.log), known, atol=1e-5)
+
+
 def test_models_without_a_way_of_their_own_say_so():
     for name in ("mf", "lightgcn", "popularity"):
         assert (

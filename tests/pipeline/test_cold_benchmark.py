@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -153,9 +154,12 @@ def test_the_real_grids_make_configs(bench):
     fresh = importlib.util.module_from_spec(source)
     source.loader.exec_module(fresh)
     real = ("movielens-small", "movielens-1m", "tiktok")
-    for model, data in ((model, data) for model in fresh.GRIDS if "@" not in model for data in real):
-        for settings in fresh.candidates(model, data):
+    protocols = ("cold-items", "given")
+    models = [model for model in fresh.GRIDS if "@" not in model]
+    for model, data, protocol in itertools.product(models, real, protocols):
+        for settings in fresh.candidates(model, data, protocol):
             assert build_config(model=model, overrides=[*bench.COMMON, *settings]).model.name == model
+    assert fresh.candidates("mhcr", "tiktok") != fresh.candidates("mhcr", "tiktok", "given")
 
 
 def test_listing_runs_nothing(bench, capsys):

@@ -21,6 +21,8 @@ from firstlight.core.hashing import hash_file
 from firstlight.pipeline.config import list_pipelines, read_pipeline
 from firstlight.pipeline.plan import Step, plan
 from firstlight.pipeline.run import run_pipeline, states
+from firstlight.serving.bundle import Bundle
+from firstlight.training.run_folder import load_run
 
 WORLD = {"n_users": 120, "n_items": 80, "mean_clicks": 16.0, "cover_size": 16}
 RUN = {
@@ -317,6 +319,20 @@ def test_other_content_outside_is_other_input(tmp_path):
     assert set(states(steps, out).values()) == {"done"}
     (tmp_path / "clicks.csv").write_text("user,item\na,c\n")
     assert set(states(steps, out).values()) == {"to do"}
+
+
+def test_what_is_exported_knows_the_test_part_after_a_refit(tmp_path):
+    tree = {**TINY, "export": {"run": "mhcr", "refit": True}, "recommend": {"k": 5}}
+    steps = planned(tmp_path, tree, tmp_path / "out")
+    assert [step.name for step in steps][-3:] == ["refit", "export", "recommend"]
+    assert was(run_pipeline(steps, tmp_path / "out", call))["refit"] == "to do"
+    measured, refitted = (load_run(tmp_path / "out" / name) for name in ("runs/mhcr", "refit"))
+    pairs = sum(part.n_pairs for part in measured.parts.values())
+    assert measured.seen.n_pairs < refitted.seen.n_pairs == pairs
+    assert Bundle.open(tmp_path / "out" / "bundle").snapshot.base.seen.n_pairs == pairs
+    assert set(was(run_pipeline(steps, tmp_path / "out", call)).values()) == {"done"}
+    with pytest.raises(InputError, match=r"export\.refit would learn"):
+        planned(tmp_path, {**tree, "arrivals": {}}, tmp_path / "out")
 
 
 def test_one_step_alone(tmp_path):

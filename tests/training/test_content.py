@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from firstlight.core.errors import InputError
@@ -96,6 +97,20 @@ def test_a_refused_run_leaves_no_folder(world, tmp_path):
     with pytest.raises(InputError, match="no view 'txt'"):
         train(world, build_config(model="mhcr", overrides=[*QUICK, "views.use=[txt]"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_other_covers_is_another_run(world, tmp_path):
+    """Their bytes may be files beside the table."""
+    (tmp_path / "a.png").write_bytes(b"first")
+    items = world.catalogue.items.with_columns(cover=pl.lit("a.png"))
+    named = replace(world, source=str(tmp_path), catalogue=Catalogue(items, world.catalogue.features))
+    reads, reads_not = (build_config(model=name) for name in ("mhcr", "mf"))
+    before = run_hash(reads, named), run_hash(reads_not, named)
+    (tmp_path / "a.png").write_bytes(b"another")
+    assert run_hash(reads, named) != before[0]
+    assert run_hash(reads_not, named) == before[1]
+    (tmp_path / "a.png").unlink()
+    assert run_hash(reads, named) != before[0]
 
 
 def test_a_run_with_another_sentence_encoder_is_another_run(world, tmp_path):

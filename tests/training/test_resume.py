@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from firstlight.core.errors import DivergenceError, FirstlightError, InputError
 from firstlight.data.dataset import Dataset
 from firstlight.data.folder import write_dataset
+from firstlight.data.simulate import SimulationConfig, simulate
+from firstlight.data.split import SplitOptions, split_dataset
 from firstlight.training import checkpoint as checkpoint_room
 from firstlight.training.config import build_config
 from firstlight.training.loop import Phase, Progress
@@ -88,6 +90,41 @@ def test_resume_equals_no_interruption(tmp_path, model, temperature, form, momen
         load_run(tmp_path / "cut")
     train(dataset(), config, tmp_path / "cut", resume=True)
     same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_watched_refit_cut_before_its_checkpoint_leaves_the_search_its_best_model(tmp_path):
+    """What calibrates on validation must not have seen it; the widths of views differ between the two, too."""
+    world = simulate(SimulationConfig(n_users=60, n_items=60, mean_clicks=12.0, cover_size=16)).dataset
+    data = split_dataset(world, SplitOptions(by="cold-items"))
+    changes = [*SMALL, "training.track_test=true", "training.checkpoint_every=20"]
+    config = build_config(model="mhcr", overrides=changes)
+    whole = train(data, config, tmp_path / "whole")
+    kept = whole["found"]["epochs"]
+
+    def interrupt(name, **values):
+        if name == "step" and (values["phase"], values["epoch"]) == ("refit", kept + 1):
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        train(data, config, tmp_path / "cut", emit=interrupt)
+    train(data, config, tmp_path / "cut", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_that_another_process_fills_is_left_alone(tmp_path):
+    config = build_config(overrides=SMALL)
+    second: list[str] = []
+
+    def meanwhile(name, **values):
+        if name == "step" and values["epoch"] == 3 and not second:
+            with pytest.raises(InputError, match="another training is at work here") as error:
+                train(dataset(), config, tmp_path / "run", resume=True)
+            second.append(str(error.value))
+
+    train(dataset(), config, tmp_path / "run", emit=meanwhile)
+    assert second
+    train(dataset(), config, tmp_path / "alone")
+    same_run(tmp_path / "alone", tmp_path / "run")
 
 
 @pytest.mark.parametrize("selection", ["test", "none"])

@@ -30,6 +30,8 @@ class ReaderOptions(TypedDict, total=False):
     k_core: tuple[int, int]
     duplicates: Literal["first", "last", "sum"]
     on_bad_rows: Literal["error", "skip"]
+    header: bool
+    catalogue_item: str
 
 
 def _options(options: ReaderOptions) -> ReadOptions:
@@ -45,7 +47,8 @@ def read(path: Place | pl.DataFrame, **options: Unpack[ReaderOptions]) -> Datase
     Args:
         path: A folder or file; or a polars data frame of clicks, with the columns that a file would have.
         **options: What counts as an interaction: ``user``, ``item``, ``time`` and ``value`` name columns of a table;
-            ``min_value``, ``k_core``, ``duplicates`` and ``on_bad_rows`` as the commands have them.
+            ``catalogue_item`` the ids' column in the table of items; ``min_value``, ``k_core``, ``duplicates``,
+            ``on_bad_rows`` and ``header`` as the commands have them.
 
     Raises:
         InputError: The format is unknown, or a file is broken; with file, line and what to do.

@@ -43,6 +43,7 @@ from firstlight.training.assess import (
 )
 from firstlight.training.config import RunConfig, build_config
 from firstlight.training.recorded import evaluate_cold
+from firstlight.training.refit import everything, refit_config
 from firstlight.training.run import train as train_run
 from firstlight.training.run_folder import Run as LoadedRun
 from firstlight.training.run_folder import load_run
@@ -196,6 +197,7 @@ def train(
     seed: int | None = None,
     threads: int | None = None,
     start: Run | Place | None = None,
+    refit: Run | Place | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Run:
@@ -214,6 +216,8 @@ def train(
         seed: Seed of every random stream of the run.
         threads: CPU threads.
         start: A run to start from, with its config unless a recipe is named (``--from`` of the command).
+        refit: A run whose model is trained again on all parts of the data, as long as its search found; all settings
+            but ``threads`` are those of the run.
         resume: Go on where an interrupted run stopped; a finished one is returned as it is.
         progress: Say on stderr how far it is.
 
@@ -224,6 +228,17 @@ def train(
     from firstlight.cli.notes import ignored_by_training, without_test
 
     check_folder(out)
+    if refit is not None:
+        if any(
+            v is not None for v in (model, loss, temperature, negatives, recipe, set, epochs, seed, start)
+        ):
+            raise InputError(
+                "refit takes all settings from its run", hint="leave the others out, but for threads"
+            )
+        with listener(progress) as emit:
+            config = refit_config(_run(refit), threads)
+            train_run(everything(dataset(data)), config, Path(out), resume=resume, emit=emit)
+        return Run(out)
     config = build_config(
         recipe=None if recipe is None else os.fspath(recipe),
         model=model,

@@ -10,6 +10,7 @@ import typer
 from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_pairs, draw_table, say
 from firstlight.core.choices import one_of
+from firstlight.core.errors import place
 from firstlight.core.outputs import output
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ def _draw_inspection(target: Console, found: Inspection) -> None:
         return
     draw_pairs(target, found.problem_totals, title="What is wrong")
     for problem in found.problems:
-        line = "" if problem.line is None else f", line {problem.line}"
-        target.print(f"  {problem.file}{line}: {problem.problem}")
+        target.print(f"  {place(problem.file, problem.line)}: {problem.problem}")
 
 
 def _whole(rows: list[list[Any]]) -> list[list[Any]]:
@@ -138,5 +138,7 @@ def _written(dataset: Dataset, out: Path) -> Answer:
         console.print(f"{out}: {dataset.n_users:,} users, {dataset.n_items:,} items; pairs: {parts}")
         for reason, rows in dataset.dropped.items():
             console.print(f"  left out: {rows:,} × {reason}")
+        for note in dataset.notes:
+            console.print(f"  {note}")
 
     return Answer(value, draw)

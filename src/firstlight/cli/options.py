@@ -51,6 +51,16 @@ def _reader(
     on_bad_rows: Annotated[
         str | None, typer.Option(metavar="error|skip", help="Stop at a row that cannot be read, or skip it.")
     ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether a table's first line holds names; without, columns are numbered: --user 1.",
+        ),
+    ] = None,
+    catalogue_item: Annotated[
+        str | None, typer.Option(help="Name of the item column in the table of items, if it is another one.")
+    ] = None,
 ) -> None: ...
 
 
@@ -66,6 +76,8 @@ class Reading:
     k_core: str | None = None
     duplicates: str | None = None
     on_bad_rows: str | None = None
+    header: bool | None = None
+    catalogue_item: str | None = None
 
     def options(self) -> ReadOptions:
         """The options as the data room takes them.

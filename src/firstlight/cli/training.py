@@ -11,11 +11,14 @@ from firstlight.cli.data import Source
 from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.progress import TrainingProgress
+from firstlight.core.errors import InputError
 from firstlight.core.outputs import check_folder
 from firstlight.models import MODELS
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from firstlight.data.dataset import Dataset
 
 
 def register(app: typer.Typer) -> None:
@@ -64,6 +67,14 @@ def train(
             help="Start from the vectors of this run, with its config unless a recipe is named.",
         ),
     ] = None,
+    refit: Annotated[
+        Path | None,
+        typer.Option(
+            "--refit",
+            metavar="RUN",
+            help="Train the model of this run again on all parts of the data, as long as its search found.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> Answer:
     """Train a model on a dataset and evaluate it on the test part."""
@@ -73,6 +84,14 @@ def train(
     from firstlight.training.run_folder import load_run
 
     check_folder(out)
+    if refit is not None:
+        given = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
+        if any(option is not None and option != [] for option in given):
+            raise InputError(
+                "--refit takes all settings from its run",
+                hint="of other options, only --threads and --resume go with it",
+            )
+        return _refit(reading.read(path), refit, out, threads, resume)
     overrides = list(changes or [])
     overrides += [] if epochs is None else [f"training.epochs={epochs}"]
     overrides += [] if threads is None else [f"training.threads={threads}"]
@@ -88,12 +107,23 @@ def train(
         start=start,
     )
     named = {"--loss": loss, "--temperature": temperature, "--negatives": negatives, "--epochs": epochs}
-    given = [name for name, value in named.items() if value is not None]
+    used = [name for name, value in named.items() if value is not None]
     dataset = reading.read(path)
-    for note in (*ignored_by_training(config, given, changes or []), *without_test(dataset)):
+    for note in (*ignored_by_training(config, used, changes or []), *without_test(dataset)):
         say(note)
     with TrainingProgress() as progress:
         result = train_run(dataset, config, out, start=yesterday, resume=resume, emit=progress)
+    return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))
+
+
+def _refit(dataset: Dataset, run: Path, out: Path, threads: int | None, resume: bool) -> Answer:
+    from firstlight.training.refit import everything, refit_config
+    from firstlight.training.run import train as train_run
+    from firstlight.training.run_folder import load_run
+
+    config = refit_config(load_run(run), threads)
+    with TrainingProgress() as progress:
+        result = train_run(everything(dataset), config, out, resume=resume, emit=progress)
     return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))
 
 

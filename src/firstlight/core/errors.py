@@ -5,6 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def place(path: Path | str, line: int | None = None) -> str:
+    """A file and the line in it; Parquet files have rows."""
+    if line is None:
+        return str(path)
+    return f"{path}, {'row' if Path(path).suffix.lower() == '.parquet' else 'line'} {line}"
+
+
 class FirstlightError(Exception):
     """Base of every error that firstlight raises on purpose; the command line exits with status 1."""
 
@@ -31,7 +38,7 @@ class InputError(FirstlightError):
         self.path = None if path is None else Path(path)
         self.line = line
         self.hint = hint
-        where = "" if path is None else f"{path}" + ("" if line is None else f", line {line}") + ": "
+        where = "" if path is None else f"{place(path, line)}: "
         super().__init__(where + problem + ("" if hint is None else f"\n  → {hint}"))
 
 

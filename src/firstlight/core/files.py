@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from firstlight.core.errors import FirstlightError
+from firstlight.core.errors import FirstlightError, InputError
 
 
 def sync_folder(folder: Path) -> None:
@@ -102,6 +102,38 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder, so that two processes do not fill it at once; a killed process lets go of it by itself.
+
+    Where the system or the disk knows no locks, nothing is held.
+
+    Args:
+        folder: Made if missing; a file ``.lock`` stays in it.
+        what: What fills it, for the message: ``pipeline``.
+
+    Raises:
+        InputError: Another process is at work there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"the folder cannot be written: {error.strerror}", path=folder) from error
+    with handle:
+        try:
+            import fcntl  # not on every system
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another {what} is at work here", path=folder, hint="wait for it, or choose another --out"
+            ) from error
+        except (ImportError, OSError):
+            pass
+        yield
 
 
 def write_text(target: Path | str, text: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,7 @@ class Catalogue:
     def content_hash(self) -> str:
         """SHA-256 over all columns and features; ``role`` left out, since it follows from the split."""
         parts = [
-            hash_strings([name, *("" if value is None else str(value) for value in self.items[name])])
+            hash_strings([name, *("\0" if value is None else str(value) for value in self.items[name])])
             for name in sorted(self.items.columns)
             if name != "role"
         ]
@@ -58,3 +59,34 @@ class Catalogue:
             matrix = self.features[name]
             parts += [name, hash_arrays([matrix.values, matrix.present])]
         return hash_strings(parts)
+
+    def files_hash(self, folder: Path | str | None) -> str:
+        """SHA-256 over the sizes of the files that covers and clips name (reading a million takes too long).
+
+        Args:
+            folder: Where paths start; None: nothing is looked up.
+        """
+        sizes: list[str] = []
+        for name in ("cover", "clip"):
+            if folder is not None and name in self.items.columns and self.items[name].dtype == pl.String:
+                sizes += [name, *(_size(folder, value) for value in self.items[name])]
+        return hash_strings(sizes)
+
+
+def _size(folder: Path | str, name: str | None) -> str:
+    try:
+        return "" if name is None else str((Path(folder) / name).stat().st_size)
+    except (OSError, ValueError):  # not there, or no path at all
+        return "missing"
+
+
+def with_ids(catalogue: Catalogue, item_ids: Sequence[str] | pl.Series) -> Catalogue:
+    """The catalogue with the ids as a column ``item``, so that messages can name items.
+
+    Args:
+        catalogue: A catalogue.
+        item_ids: ``(n_items,)`` raw ids.
+    """
+    ids = pl.Series("item", item_ids).cast(pl.String)
+    columns = [column for column in catalogue.items.get_columns() if column.name != "item"]
+    return replace(catalogue, items=pl.DataFrame([*columns, ids]))

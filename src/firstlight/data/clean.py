@@ -50,6 +50,7 @@ class RawLog:
         catalogue: Aligned to ``item_ids``.
         given_split: Whether the parts came with the files.
         dropped: reason -> rows already left out.
+        notes: What else the reader found odd, a sentence each.
     """
 
     user_ids: pl.Series
@@ -58,6 +59,7 @@ class RawLog:
     catalogue: Catalogue = field(default_factory=Catalogue)
     given_split: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def order_ids(ids: pl.Series) -> pl.Series:
@@ -187,6 +189,7 @@ def build_dataset(log: RawLog, options: ReadOptions, path: Path, name: str | Non
         source=str(path),
         split=SplitInfo("given", None, hash_parts(parts)) if log.given_split else None,
         dropped={reason: count for reason, count in dropped.items() if count},
+        notes=log.notes,
     )
     return clean_dataset(dataset, options, path)
 

@@ -59,6 +59,7 @@ def cut_dataset(dataset: Dataset) -> tuple[Dataset, Dataset]:
         catalogue=_rows_of(dataset.catalogue, rows),
         source=dataset.source,
         split=None if split is None else SplitInfo(split.name, split.seed, hash_parts(parts)),
+        notes=dataset.notes,
     )
     new = Dataset(
         name=f"{dataset.name}-{NEW}",

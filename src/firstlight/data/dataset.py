@@ -44,6 +44,7 @@ class Dataset:
         source: Where the data came from (a path or ``simulate``), for provenance.
         split: How it was split, or None.
         dropped: reason -> number of input rows that were dropped.
+        notes: What else was odd about the input, a sentence each; commands say them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Dataset:
     source: str = ""
     split: SplitInfo | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         pairs = ", ".join(f"{name} {part.n_pairs:,}" for name, part in self.parts.items())
@@ -78,6 +80,7 @@ class Dataset:
             "pairs": {name: part.n_pairs for name, part in self.parts.items()},
             "split": None if known is None else {"name": known.name, "seed": known.seed, "hash": known.hash},
             "dropped": dict(self.dropped),
+            "notes": list(self.notes),
             "content_hash": self.content_hash,
         }
 

@@ -121,6 +121,7 @@ def _manifest(dataset: Dataset, folder: Path, extra: Mapping[str, Any] | None) -
         },
         "split": None if split is None else {"name": split.name, "seed": split.seed, "hash": split.hash},
         "dropped": dict(dataset.dropped),
+        "notes": list(dataset.notes),
         "features": list(dataset.catalogue.features),
         "files": {path.relative_to(folder).as_posix(): hash_file(path) for path in files},
         "extra": dict(extra or {}),
@@ -302,4 +303,5 @@ def read_dataset_folder(path: Path, *, pictures: bool = True) -> Dataset:
         source=str(path),
         split=None if split is None else SplitInfo(split["name"], split["seed"], split["hash"]),
         dropped=manifest["dropped"],
+        notes=tuple(manifest.get("notes", ())),
     )

@@ -12,9 +12,9 @@ import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.core.shown import Shown
-from firstlight.data.catalogue import Catalogue
+from firstlight.data.covers import check_pictures
 from firstlight.data.dataset import Dataset
-from firstlight.data.formats import FORMATS, detect_format
+from firstlight.data.formats import choose_format
 from firstlight.data.formats.base import Format, Problem, Problems, ReadOptions
 from firstlight.data.interactions import IntArray, Interactions
 
@@ -75,6 +75,7 @@ class Inspection(Shown):
         features: The feature matrices.
         covers: Items with a cover, or None if there is no such column.
         texts: text column -> items that have it.
+        numbers: Columns of numbers, which are not read as texts unless ``views.text.columns`` names them.
         dropped: reason -> rows left out.
         problem_totals: kind of problem -> how often.
         problems: The first cases of each kind.
@@ -100,6 +101,7 @@ class Inspection(Shown):
     features: tuple[FeatureReport, ...]
     covers: int | None
     texts: dict[str, int]
+    numbers: tuple[str, ...]
     dropped: dict[str, int]
     problem_totals: dict[str, int]
     problems: tuple[Problem, ...]
@@ -122,6 +124,7 @@ class Inspection(Shown):
             "values": None if values is None else f"{values[0]:g} to {values[1]:g}",
             "items with a cover": self.covers,
             **{f"items with a {name}": count for name, count in self.texts.items()},
+            "columns of numbers, no texts": ", ".join(self.numbers) or None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -197,16 +200,6 @@ def _coverage(items: pl.DataFrame) -> tuple[int | None, dict[str, int]]:
     return int((size > 0).sum()), texts
 
 
-def _missing_files(catalogue: Catalogue, folder: Path, problems: Problems) -> None:
-    """Note covers and clips whose files are not there."""
-    for column in ("cover", "clip"):
-        if catalogue.items.schema.get(column) != pl.String:
-            continue
-        for row, name in enumerate(catalogue.items[column]):
-            if name and not (folder / name).is_file():
-                problems.note(f"missing {column} file", folder / name, f"named by item row {row}")
-
-
 def _features(dataset: Dataset, problems: Problems) -> tuple[FeatureReport, ...]:
     def count(name: str, kind: str) -> int:
         return problems.totals.get(f"feature {name}: {kind} row", 0)
@@ -253,18 +246,18 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
         InputError: Nothing can be read at all: no known format, a torn file, columns that cannot be told.
     """
     path = Path(path)
-    name = detect_format(path)
+    chosen = choose_format(path, options or ReadOptions())
     problems = Problems("skip", tolerant=True)
-    dataset = _read(path, options or ReadOptions(), problems, FORMATS.load(name))
+    dataset = _read(path, options or ReadOptions(), problems, chosen)
     train, parts = dataset.train, list(dataset.parts.values())
     later = [part for part in (dataset.valid, dataset.test) if part is not None]
     test = dataset.test or Interactions.empty(dataset.n_users, dataset.n_items)
     no_user, cold = train.user_degrees == 0, train.item_degrees == 0
-    _missing_files(dataset.catalogue, Path(dataset.source), problems)
+    check_pictures(dataset.catalogue.items, dataset.item_ids, Path(dataset.source), problems)
     covers, texts = _coverage(dataset.catalogue.items)
     return Inspection(
         path=str(path),
-        format=name,
+        format=chosen.name,
         n_users=dataset.n_users,
         n_items=dataset.n_items,
         parts={part: pairs.n_pairs for part, pairs in dataset.parts.items()},
@@ -283,6 +276,7 @@ def inspect_path(path: Path | str, options: ReadOptions | None = None) -> Inspec
         features=_features(dataset, problems),
         covers=covers,
         texts=texts,
+        numbers=tuple(name for name, dtype in dataset.catalogue.items.schema.items() if dtype.is_numeric()),
         dropped=dict(dataset.dropped),
         problem_totals=dict(problems.totals),
         problems=tuple(problems.examples),

@@ -158,6 +158,11 @@ class Interactions:
             None if self.values is None else self.values[keep],
         )
 
+    def in_common(self, other: Interactions) -> npt.NDArray[np.bool_]:
+        """``(n_pairs,)``: which pairs ``other``, over the same rows, holds too."""
+        keys = [log.users.astype(np.int64) * self.n_items + log.items for log in (self, other)]
+        return np.isin(keys[0], keys[1], assume_unique=True)
+
     def union(self, other: Interactions) -> Interactions:
         """All pairs of both logs; a pair in both is taken from ``self``.
 

@@ -81,6 +81,9 @@ class FREEDOM(TrainsAsPublished, ItemGraphModel):
         self.register_buffer("graph_seed", torch.randint(2**62, (), generator=rng))
         self.graph_seed: Tensor
         self.projections = nn.ModuleList(linear(dim, config.dim, rng) for dim in self.view_dims.values())
+        self._build_item_graphs()
+
+    def _build_item_graphs(self) -> None:
         self.item_graphs = item_graphs(self.neighbour_lists, "binary")
 
     def encode(self, step: int, rng: torch.Generator | None) -> Encoded:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -55,6 +56,18 @@ class ItemGraphModel(ContentModel):
         super().__init__(config, train, rng, views)
         for view, values in enumerate(self.content.values):
             self._keep(view, self._found(values, finder))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As the base; a resumed training goes on with the graph that it began with, whatever is found now."""
+        keys = super().load_state_dict(state_dict, strict, assign)
+        self._build_item_graphs()
+        return keys
+
+    def _build_item_graphs(self) -> None:
+        """Make what propagates of :attr:`neighbour_lists`; called again when those are loaded."""
+        raise NotImplementedError
 
     def _found(self, values: Tensor, finder: Finder) -> Neighbours:
         """Neighbours of the whole catalogue in one view ``(n_items, dim)``.

@@ -89,6 +89,9 @@ class MGCN(TrainsAsPublished, ItemGraphModel):
         self.preferences = nn.ModuleList(linear(dim, dim, rng) for _ in dims)
         self.attention = nn.Sequential(linear(dim, dim, rng), nn.Tanh(), linear(dim, 1, rng, bias=False))
         self.hop = BipartitePropagation(train.indptr, train.items, train.n_items)
+        self._build_item_graphs()
+
+    def _build_item_graphs(self) -> None:
         self.item_graphs = item_graphs(self.neighbour_lists, "cosine")
 
     def encode(self, step: int, rng: torch.Generator | None) -> MGCNEncoded:

@@ -107,9 +107,15 @@ class MHCR(MHCRTerms):
         self.hop = BipartitePropagation(log.indptr, log.items, self.n_items, dtype=dtype)
         power = 1.0 if config.user_memberships == "mean" else 0.0
         self.history = BipartitePropagation(log.indptr, log.items, self.n_items, power, 0.0, dtype)
+        self.means = self.history
+        if power != 1.0:
+            self.means = BipartitePropagation(log.indptr, log.items, self.n_items, 1.0, 0.0, dtype)
+        self._build_item_graphs()
+
+    def _build_item_graphs(self) -> None:
         normalisation: Normalisation = "rows" if self._inductive else "symmetric"
         self.graphs = [
-            neighbour_map(near, self.n_items, normalisation=normalisation, dtype=dtype)
+            neighbour_map(near, self.n_items, normalisation=normalisation, dtype=self.item_table.dtype)
             for near in self.neighbour_lists
         ]
 
@@ -151,7 +157,7 @@ class MHCR(MHCRTerms):
             hyper, _ = self._hypergraphs(clicks[1], rng)
         added = {"side": side, "last-layer": last, "none": None}[self.config.fusion]
         content = self._generated(self.content, rng)
-        tastes = self._tastes(content, self.history.users_from)
+        tastes = self._tastes(content, self.means.users_from)
         users = self._sum(shown[0], None if added is None else added[0], [pair[0] for pair in hyper], tastes)
         joins = content if content is None or self.config.content_joins else content * hidden[:, None]
         items = self._sum(shown[1], None if added is None else added[1], [pair[1] for pair in hyper], joins)

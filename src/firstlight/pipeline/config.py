@@ -48,6 +48,12 @@ class ReadConfig(_Section):
     on_bad_rows: Literal["error", "skip"] | None = None
     """Stop at a row that cannot be read, or skip and count it."""
 
+    header: bool | None = None
+    """Whether a table's first line holds names; without, columns are numbered from 1."""
+
+    catalogue_item: str | None = None
+    """Column of item ids in the table of items, if it is another one."""
+
 
 class DataConfig(_Section):
     """Where catalogue and log come from: one of the two."""
@@ -200,6 +206,11 @@ class ExportConfig(_Section):
     run: str | None = None
     """Which run becomes the bundle; None: the last one."""
 
+    refit: bool = False
+    """Train its model again on all parts of the data, as long as its search found, and export that: what the test part
+    holds is known to the bundle, and is not recommended again. Not with ``arrivals``, which are looked for in what
+    followed."""
+
 
 class ArrivalsConfig(_Section):
     """Items that only the test part knows: kept out of everything, then added to the bundle, and looked for."""
@@ -273,6 +284,10 @@ class PipelineConfig(_Section):
         for name in ("arrivals", "recommend"):
             if getattr(self, name) is not None and self.export is None:
                 raise ValueError(f"{name} needs the bundle that export makes")
+        if self.arrivals is not None and self.export is not None and self.export.refit:
+            raise ValueError(
+                "arrivals are looked for among the clicks that export.refit would learn: leave one out"
+            )
         if self.arrivals is not None and self.encoder is not None and self.encoder.use == "embed":
             raise ValueError("arrivals are read by the encoder of the bundle: it needs encoder.use: views")
         return self

@@ -35,7 +35,7 @@ class Step:
 
     Attributes:
         name: ``data``, ``cut``, ``pretrain``, ``refine``, ``embed``, ``split``, ``train:NAME``, ``evaluate:NAME``,
-            ``export``, ``arrivals``, ``recommend`` or ``report``.
+            ``refit``, ``export``, ``arrivals``, ``recommend`` or ``report``.
         commands: What is run, in order: the words after ``firstlight``.
         output: What it leaves.
         kind: What that is. ``numbers`` are what the command prints with ``--json``.
@@ -138,8 +138,12 @@ def _reading(config: PipelineConfig) -> list[str]:
     """The reader options as the command line has them."""
     words: list[str] = []
     for name, value in config.data.read.model_dump(exclude_none=True).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+            continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{name.replace('_', '-')}", text]
+        words += [f"--{option}", text]
     return words
 
 
@@ -259,6 +263,10 @@ def _cut(out: Path, data: Path, made_by: str) -> Step:
 def _served(config: PipelineConfig, run: Step, out: Path, steps: list[Step], source: str) -> list[Step]:
     """The bundle, with what arrived, and what is asked of it."""
     bundle, (data, last) = out / "bundle", _last_dataset(steps)
+    refits = []
+    if config.export is not None and config.export.refit:
+        run = _refit(run, out, data, last)
+        refits = [run]
     commands: list[Words] = [("export", str(run.output), str(bundle), "--items", str(data))]
     # The bundle is served and added to, so what it holds decides nothing: what made it does.
     behind = ("export", run.name, last)
@@ -276,7 +284,7 @@ def _served(config: PipelineConfig, run: Step, out: Path, steps: list[Step], sou
         words = ["arrivals", str(bundle), str(whole.dataset), "-k", str(config.arrivals.k)]
         words += [] if config.arrivals.label is None else ["--label", config.arrivals.label]
         found = [Step("arrivals", (tuple(words),), out / "arrivals.json", "numbers", (*behind, whole.name))]
-    made = [Step("export", tuple(commands), bundle, "bundle", (run.name, last)), *found]
+    made = [*refits, Step("export", tuple(commands), bundle, "bundle", (run.name, last)), *found]
     if config.recommend is not None:
         target = out / "recommendations.csv"
         asked = ("recommend", str(bundle), "-k", str(config.recommend.k), "--out", str(target))
@@ -324,6 +332,15 @@ def _train(
     target = out / "runs" / name
     commands = ((*words, "--resume"),)
     return Step(f"train:{name}", commands, target, "run", tuple(needs), tuple(outside), facts)
+
+
+def _refit(run: Step, out: Path, data: Path, made_by: str) -> Step:
+    """The model of a run once more, on everything."""
+    target = out / "refit"
+    words = ("train", str(data), "--refit", str(run.output), "--out", str(target), "--resume")
+    return Step(
+        "refit", (words,), target, "run", (run.name, made_by), (), {**(run.facts or {}), "refit": False}
+    )
 
 
 def _run_config(given: TrainConfig) -> RunConfig:

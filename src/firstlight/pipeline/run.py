@@ -11,8 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import firstlight
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import read_json, write_json
+from firstlight.core.files import alone, read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.core.outputs import check_folder
 from firstlight.data.cut import KNOWN, NEW
@@ -108,7 +107,7 @@ def run_pipeline(
     out = Path(out)
     chosen = chosen_steps(steps, only)
     check_place(out)
-    with _alone(out):
+    with alone(out, "pipeline"):
         results: list[StepResult] = []
         digests: dict[str, str] = {}
         for number, step in enumerate(steps, 1):
@@ -344,23 +343,3 @@ def last_answer(step: Step, out: Path) -> Mapping[str, Any] | None:
 
 def _write(step: Step, out: Path, note: Mapping[str, Any]) -> None:
     write_json(_file(step, out), {"step": step.name, "commands": step.commands, **note})
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder, so that two pipelines do not fill it at once; a killed process lets go of it by itself."""
-    import fcntl  # not on every system
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"the folder cannot be written: {error.strerror}", path=out) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                "another pipeline is at work here", path=out, hint="wait for it, or choose another --out"
-            ) from error
-        yield

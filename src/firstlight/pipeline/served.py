@@ -306,6 +306,27 @@ def _content(run: Run, given: Path | None, emit: Emit) -> tuple[pl.DataFrame | N
             raise
         emit("message", text=f"no titles and covers (name them with --items): {error}")
         return None, None
+    if given is not None:
+        _matched(run, known.ids, given, emit)
     # A catalogue without any column has no rows either.
     columns = known.catalogue.items.drop("item", strict=False).get_columns()
     return pl.DataFrame([pl.Series("item", known.ids, pl.String), *columns]), known.folder
+
+
+def _matched(run: Run, ids: Sequence[str], given: Path, emit: Emit) -> None:
+    """Tell how many of the run's items the table of titles and covers knows.
+
+    Raises:
+        InputError: It knows none.
+    """
+    own = run.item_ids.cast(pl.String)
+    missing = own.filter(~own.is_in(pl.Series(ids, dtype=pl.String).implode()))
+    if len(missing) == len(own):
+        raise InputError(
+            f"no item of the run is here: its ids are such as {own[0]!r}, and here they are such as {ids[0]!r}"
+            if ids else "there are no items here",
+            path=given, hint="the column of ids must hold the ids that the run was trained with",
+        )  # fmt: skip
+    if len(missing):
+        told = f"{len(missing):,} of {len(own):,} items of the run are not in {given}, such as {missing[0]!r}"
+        emit("message", text=f"{told}: no titles and covers for them")

@@ -12,7 +12,7 @@ from firstlight.core.extras import require
 from firstlight.core.files import read_json
 from firstlight.core.outputs import check_file, output
 from firstlight.data.dataset import Dataset
-from firstlight.data.formats import read_dataset
+from firstlight.data.formats import ReadOptions, read_dataset
 from firstlight.reports.arrivals import read_arrivals
 from firstlight.reports.encoder import read_probe
 from firstlight.reports.measures import Measured
@@ -123,7 +123,7 @@ def shown_data(
         )
         return None, None
     try:
-        dataset = read_dataset(source)
+        dataset = read_dataset(source, ReadOptions(flags=False))
     except InputError as error:
         if given is not None:
             raise

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import numpy as np
 
 from firstlight.core.errors import InputError
+from firstlight.data.catalogue import with_ids
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.contents import contents_of
 from firstlight.serving.encoder import ContentEncoder, Placed
@@ -72,7 +70,7 @@ def add_new_items(
         placed.extras,
         contents,
     )
-    return version, [*_by_id(encoder.views.problems, new), *notes]
+    return version, [*encoder.views.problems, *notes]
 
 
 def _placed(new: NewItems, encoder: ContentEncoder) -> Placed:
@@ -80,10 +78,10 @@ def _placed(new: NewItems, encoder: ContentEncoder) -> Placed:
     try:
         if new.ids and not new.catalogue.items.width and not new.catalogue.features:
             raise NoContentError(np.arange(len(new.ids)), len(new.ids), encoder.reads)  # a table of ids alone
-        return encoder.place(new.catalogue, new.folder)
+        return encoder.place(with_ids(new.catalogue, new.ids), new.folder)
     except NoContentError as error:
         first = int(error.rows[0])
-        reasons = _by_id(encoder.views.problems, new)
+        reasons = list(encoder.views.problems)
         if _has_words(new, first, error.reads.texts):
             reasons.append(f"the text of {new.named(first)} has no word that training knew")
         raise InputError(
@@ -97,8 +95,3 @@ def _placed(new: NewItems, encoder: ContentEncoder) -> Placed:
 def _has_words(new: NewItems, row: int, columns: frozenset[str]) -> bool:
     table = new.catalogue.items
     return any(name in table.columns and any(pieces(table[name][row])) for name in columns)
-
-
-def _by_id(problems: Sequence[str], new: NewItems) -> list[str]:
-    """Sentences of views, which count rows from 0, with the items' names instead."""
-    return [re.sub(r"\brow (\d+)(?=:)", lambda m: new.named(int(m[1])), problem) for problem in problems]

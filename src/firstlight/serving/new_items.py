@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
-from firstlight.data.formats import Problems, read_dataset
+from firstlight.data.formats import Problems, ReadOptions, read_dataset
 from firstlight.data.formats.features import read_feature
 from firstlight.data.formats.items import read_items
 from firstlight.serving.pictures import pictures_of
@@ -121,7 +121,7 @@ def _picture(path: Path, title: str | None, item: str | None) -> NewItems:
 
 
 def _folder(path: Path) -> NewItems:
-    dataset = read_dataset(path)
+    dataset = read_dataset(path, ReadOptions(flags=False))
     clicks = sum(part.n_pairs for part in dataset.parts.values())
     notes = (f"{clicks:,} clicks of {path} are not read: only its items are added",) if clicks else ()
     ids = dataset.item_ids.cast(pl.String).to_list()
@@ -129,7 +129,7 @@ def _folder(path: Path) -> NewItems:
 
 
 def _table(path: Path) -> NewItems:
-    problems = Problems()
+    problems = Problems(flags=False)
     table = read_items(path, problems)
     notes = tuple(_told(problems, kind, count) for kind, count in problems.totals.items())
     ids = table["item"].to_list()

@@ -60,6 +60,7 @@ class Assessment(Shown):
         evaluation: The numbers.
         n_pairs: Target pairs that were evaluated.
         unknown_pairs: Pairs of a foreign dataset whose user or item the run does not know; left out.
+        learned_pairs: Pairs of a foreign dataset that the run has learned, or chose its length by; left out.
     """
 
     question: Question
@@ -68,6 +69,7 @@ class Assessment(Shown):
     evaluation: Evaluation
     n_pairs: int
     unknown_pairs: int
+    learned_pairs: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -81,8 +83,7 @@ class Assessment(Shown):
             f"{self.question.part} pairs on {self.targets} items, ranked among {self.pool} items",
             f"{self.n_pairs:,} pairs of {self.evaluation.n_users:,} users",
         ]
-        if self.unknown_pairs:
-            lines.append(f"{self.unknown_pairs:,} pairs left out: the run does not know their user or item")
+        lines += _left_out(self.unknown_pairs, self.learned_pairs)
         if self.evaluation.unreachable:
             lines.append(
                 f"{self.evaluation.unreachable:,} pairs cannot be recommended (outside the pool, or seen); "
@@ -106,6 +107,7 @@ class Assessment(Shown):
             "users": evaluation.n_users,
             "pairs": self.n_pairs,
             "unknown_pairs": self.unknown_pairs,
+            "learned_pairs": self.learned_pairs,
             "unreachable_pairs": evaluation.unreachable,
             "dropped": dict(question.dropped),
             "metrics": evaluation.metrics,
@@ -142,7 +144,7 @@ def assess(
     """
     one_of(targets, get_args(Warmth), "targets")
     one_of(pool, get_args(Warmth), "pool")
-    wanted, unknown = _wanted(run, dataset, part)
+    wanted, unknown, learned = _wanted(run, dataset, part)
     degrees = run.seen.item_degrees
     if targets != "all":
         wanted = wanted.select(_mask(degrees, targets)[wanted.items])
@@ -158,7 +160,18 @@ def assess(
         popularity=degrees,
         seed=run.config.seed,
     )
-    return Assessment(_question(run, dataset, part, ks), targets, pool, evaluation, wanted.n_pairs, unknown)
+    question = _question(run, dataset, part, ks)
+    return Assessment(question, targets, pool, evaluation, wanted.n_pairs, unknown, learned)
+
+
+def _left_out(unknown: int, learned: int) -> list[str]:
+    """What a heading says of pairs of a foreign dataset that were not evaluated."""
+    lines = []
+    if unknown:
+        lines.append(f"{unknown:,} pairs left out: the run does not know their user or item")
+    if learned:
+        lines.append(f"{learned:,} pairs left out: the run was trained or chosen on them")
+    return lines
 
 
 def _question(run: Run, dataset: Dataset | None, part: Part, ks: Sequence[int]) -> Question:
@@ -176,12 +189,14 @@ class ColdAssessment(Shown):
         oracle: The single best additive offset on cold scores, chosen with these very targets: what a perfect
             calibration would reach, never a method.
         unknown_pairs: Pairs of a foreign dataset whose user or item the run does not know; left out.
+        learned_pairs: Pairs of a foreign dataset that the run has learned, or chose its length by; left out.
     """
 
     question: Question
     report: ColdReport
     oracle: Calibration
     unknown_pairs: int
+    learned_pairs: int = 0
 
     @property
     def oracle_share(self) -> float | None:
@@ -199,8 +214,7 @@ class ColdAssessment(Shown):
         lines = [
             f"{self.question.part} pairs; {self.report.n_warm:,} warm and {self.report.n_cold:,} cold items"
         ]
-        if self.unknown_pairs:
-            lines.append(f"{self.unknown_pairs:,} pairs left out: the run does not know their user or item")
+        lines += _left_out(self.unknown_pairs, self.learned_pairs)
         if self.oracle_share is not None:
             lines.append(
                 f"recall@{self.oracle.k}: {self.oracle_share:.1%} of the harmonic mean that the best single offset "
@@ -221,6 +235,7 @@ class ColdAssessment(Shown):
             "k": list(question.ks),
             "items": {"warm": report.n_warm, "cold": report.n_cold},
             "unknown_pairs": self.unknown_pairs,
+            "learned_pairs": self.learned_pairs,
             "dropped": dict(question.dropped),
             "protocols": {
                 name: {
@@ -259,7 +274,7 @@ def assess_cold(
     Raises:
         InputError: There is no such part, no target is left, or the final model was trained on the part.
     """
-    wanted, unknown = _wanted(run, dataset, part)
+    wanted, unknown, learned = _wanted(run, dataset, part)
     if wanted.n_pairs == 0:
         raise InputError(f"there is no {part} pair to rank", path=run.path)
     degrees, seen = run.seen.item_degrees, _known(run, part)
@@ -270,7 +285,7 @@ def assess_cold(
     )
     k = 20 if 20 in ks else ks[0]
     oracle = oracle_offset(run.scorer, wanted, seen, cold, k, pool=pool)
-    return ColdAssessment(_question(run, dataset, part, ks), report, oracle, unknown)
+    return ColdAssessment(_question(run, dataset, part, ks), report, oracle, unknown, learned)
 
 
 def _existing(run: Run, wanted: Interactions, part: Part) -> npt.NDArray[np.bool_]:
@@ -312,9 +327,9 @@ def run_result(run: Run) -> RunResult:
     )
 
 
-def _wanted(run: Run, dataset: Dataset | None, part: Part) -> tuple[Interactions, int]:
-    """The targets in the run's rows, and the number of pairs that have none there."""
-    return (_own(run, part), 0) if dataset is None else _foreign(run, dataset, part)
+def _wanted(run: Run, dataset: Dataset | None, part: Part) -> tuple[Interactions, int, int]:
+    """The targets in the run's rows, and how many pairs have none there, or are known to the run."""
+    return (_own(run, part), 0, 0) if dataset is None else _foreign(run, dataset, part)
 
 
 def _known(run: Run, part: Part) -> list[Interactions]:
@@ -339,10 +354,13 @@ def _own(run: Run, part: Part) -> Interactions:
     return wanted
 
 
-def _foreign(run: Run, dataset: Dataset, part: Part) -> tuple[Interactions, int]:
-    """A dataset's part in the run's rows, and the number of pairs that have none there.
+def _foreign(run: Run, dataset: Dataset, part: Part) -> tuple[Interactions, int, int]:
+    """A dataset's part in the run's rows; how many pairs have none there; and how many the run has learned.
 
     A dataset without parts is taken whole.
+
+    Raises:
+        InputError: There is no such part, or the run has learned all of it.
     """
     held_out = dataset.parts.get(part, dataset.train if len(dataset.parts) == 1 else None)
     if held_out is None:
@@ -351,7 +369,16 @@ def _foreign(run: Run, dataset: Dataset, part: Part) -> tuple[Interactions, int]
     items = _rows(dataset.item_ids, run.item_ids)[held_out.items]
     known = (users >= 0) & (items >= 0)
     log = Interactions.from_pairs(users[known], items[known], len(run.user_ids), len(run.item_ids))
-    return log, int((~known).sum())
+    new = np.ones(log.n_pairs, np.bool_)
+    for seen in _known(run, part):
+        new &= ~log.in_common(seen)
+    if log.n_pairs and not new.any():
+        raise InputError(
+            "the run has learned every one of these pairs, so there is nothing to evaluate",
+            path=dataset.source or None,
+            hint="give pairs that came later, or the run alone for its own test part",
+        )
+    return log.select(new), int((~known).sum()), int((~new).sum())
 
 
 def _rows(ids: pl.Series, known: pl.Series) -> npt.NDArray[np.int64]:

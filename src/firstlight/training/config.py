@@ -69,7 +69,17 @@ class TrainingConfig(BaseModel):
     selection: Literal["valid", "test", "none"] = "valid"
     """How the number of epochs is found. ``valid``: best on the validation part (carved out of training if the
     data brings none), then a refit on train + validation for that many epochs. ``test``: best on the *test*
-    part: leaky, what the published tables did, labelled so everywhere. ``none``: all ``epochs``."""
+    part: leaky, what the published tables did, labelled so everywhere. ``none``: all ``epochs``, or
+    ``stop_after`` of them."""
+
+    stop_after: int | None = Field(None, ge=1)
+    """With ``none``: epochs to train of the ``epochs`` that the schedule spans; what a search found. None: all."""
+
+    cold_scale: float = Field(1.0, gt=0)
+    """With ``none``: factor of cold items' scores, as a search fitted it."""
+
+    cold_offset: float = 0.0
+    """With ``none``: what is added to cold items' scores, as a search fitted it."""
 
     valid_share: float = Field(0.1, gt=0, lt=1)
     """Share of a user's training pairs carved out where the data has no validation part."""

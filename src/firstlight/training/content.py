@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from firstlight.core.files import read_json, write_json
-from firstlight.data.catalogue import FeatureMatrix, ItemViews
+from firstlight.data.catalogue import FeatureMatrix, ItemViews, with_ids
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.models import MODELS
@@ -60,10 +60,9 @@ def fit_content(config: RunConfig, dataset: Dataset, log: Interactions) -> Conte
     if not MODELS.load(config.model.name).needs_views:
         return None
     warm = log.item_degrees > 0
-    view_set = ViewSet.fit(
-        config.views, dataset.catalogue, warm, seed=config.seed, folder=dataset.source or None
-    )
-    return Content(view_set, view_set.transform(dataset.catalogue, dataset.source or None))
+    catalogue = with_ids(dataset.catalogue, dataset.item_ids)
+    view_set = ViewSet.fit(config.views, catalogue, warm, seed=config.seed, folder=dataset.source or None)
+    return Content(view_set, view_set.transform(catalogue, dataset.source or None))
 
 
 def save_content(out: Path, content: Content) -> None:

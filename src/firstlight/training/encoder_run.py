@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from firstlight.core.distributed import rank
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import read_json, write_json, write_text
+from firstlight.core.files import alone, read_json, write_json, write_text
 from firstlight.core.hashing import hash_strings
 from firstlight.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from firstlight.training.encoder_config import EncoderTrainingConfig
@@ -90,9 +91,6 @@ class EncoderRun:
             if self.result.get("run_hash") != self.hash:
                 raise self._other()
             return None
-        if rank() == 0:
-            for torn in out.rglob(".*.partial*"):  # a killed process left its unfinished file
-                torn.unlink(missing_ok=True)
         if not state.exists():
             self._begin()
             return None
@@ -101,6 +99,21 @@ class EncoderRun:
             raise self._other()
         self.carried, self.history = checkpoint.carried, checkpoint.carried.pop("history")
         return checkpoint
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who fills the folder, as rank 0 is for all ranks.
+
+        Raises:
+            InputError: Another process does.
+        """
+        if rank() != 0:
+            yield
+            return
+        with alone(self.out, "training"):
+            for torn in self.out.rglob(".*.partial*"):  # a killed process left its unfinished file
+                torn.unlink(missing_ok=True)
+            yield
 
     def _begin(self) -> None:
         if rank() != 0:

@@ -90,10 +90,11 @@ def pretrain(
                 history=history,
             )
 
-        phase = run.phase(PHASE, objective, loader, training, encoder)
-        seconds = max(phase.progress.seconds, 1e-9)
-        seen = training.epochs * loader.steps * loader.batch_size
-        return run.finish(encoder(), {"images_per_second": round(seen / seconds, 1)})
+        with run.held():
+            phase = run.phase(PHASE, objective, loader, training, encoder)
+            seconds = max(phase.progress.seconds, 1e-9)
+            seen = training.epochs * loader.steps * loader.batch_size
+            return run.finish(encoder(), {"images_per_second": round(seen / seconds, 1)})
 
 
 def crops_of(config: PretrainConfig) -> CropConfig:

@@ -74,7 +74,8 @@ def refine(
             device=chosen_device(training.device),
             emit=emit,
         )
-        return _both_stages(run, loader, config, known, emit)
+        with run.held():
+            return _both_stages(run, loader, config, known, emit)
 
 
 def _both_stages(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import read_json, write_json, writing
+from firstlight.core.files import alone, read_json, write_json, writing
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.dataset import Dataset
@@ -65,6 +65,8 @@ class _Context:
     start: WarmStart | None = None
     #: Views of the phase that ran last, for models that read content.
     content: Content | None = None
+    #: What was said of the content; the phases of a run would say the same.
+    told: set[str] = field(default_factory=set)
 
 
 def train(
@@ -99,18 +101,22 @@ def train(
     parts = _parts(dataset, config)
     warm = None if start is None else WarmStart(start, config, dataset)
     digest = run_hash(config, dataset, None if warm is None else warm.digest)
-    resumed = _open(out, digest, resume)
-    if isinstance(resumed, dict):
-        return resumed
+    finished = _finished(out, digest, resume)
+    if finished is not None:
+        return finished
     check_content(config, dataset)
     if config.training.selection == "valid" and MODELS.load(config.model.name).trainable:
         make_judge(config, parts["valid"], parts["train"])  # refused here, before there is a folder
-    if resumed is None:
-        start_run(out, config, dataset, parts)
-    context = _Context(config, dataset, out, digest, emit, resumed, {}, [], remembering_finder(emit), warm)
-    emit("run", **_facts(dataset, config, parts))
     try:
-        with use_threads(config.training.threads):
+        with alone(out, "training"), use_threads(config.training.threads):
+            resumed = _resumed(out, digest) if resume else None
+            if resumed is None:
+                start_run(out, config, dataset, parts)
+            finder = remembering_finder(emit)
+            context = _Context(config, dataset, out, digest, emit, resumed, {}, [], finder, warm)
+            emit("run", **_facts(dataset, config, parts))
+            for note in dataset.notes:
+                emit("message", text=f"data: {note}")
             result = _run(context, dataset, parts)
     except OSError as error:  # the small files beside the checkpoints; those have their own message
         raise FirstlightError(
@@ -147,9 +153,8 @@ def _parts(dataset: Dataset, config: RunConfig) -> dict[str, Interactions]:
     return parts
 
 
-def _open(out: Path, digest: str, resume: bool) -> Checkpoint[Progress] | dict[str, Any] | None:
-    """Decide whether to start, to continue from a checkpoint, or to return a finished result."""
-    state = out / "checkpoint" / "state.safetensors"
+def _finished(out: Path, digest: str, resume: bool) -> dict[str, Any] | None:
+    """The result of a run that is finished; None if there is something to do, and the folder may be written."""
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
@@ -167,6 +172,12 @@ def _open(out: Path, digest: str, resume: bool) -> Checkpoint[Progress] | dict[s
         raise InputError(
             "this folder holds something that is not a run", path=out, hint="choose another --out"
         )
+    return None
+
+
+def _resumed(out: Path, digest: str) -> Checkpoint[Progress] | None:
+    """The checkpoint to go on from, if the run got so far."""
+    state = out / "checkpoint" / "state.safetensors"
     for torn in out.rglob(".*.partial*"):  # a killed process left its unfinished file
         torn.unlink(missing_ok=True)
     if not state.exists():
@@ -213,17 +224,19 @@ def _fit(
         return model, known, {"epochs": 0}
     epochs, selection = config.training.epochs, config.training.selection
     if selection == "none":
+        epochs = config.training.stop_after or epochs
         phase = _phase(context, "train", known, epochs, None)
+        if isinstance(phase.model, ContentModel):
+            phase.model.calibrate(config.training.cold_scale, config.training.cold_offset)
         return phase.model, known, {"epochs": epochs, "train_seconds": phase.progress.seconds}
     if selection == "test":
         judge = make_judge(config, parts["test"], known)
         phase = _phase(context, "train", known, epochs, judge, stop_early=True)
-        best = _best_model(context, phase.model)
-        return best, known, _found("test", phase.progress)
+        return _best_model(context, phase), known, _found("test", phase.progress)
     found, searched = _search(context, parts)
     if not config.training.refit:
         assert searched is not None  # without a refit the last checkpoint is the search's own
-        return _calibrated(_best_model(context, searched.model), found), train, found
+        return _calibrated(_best_model(context, searched), found), train, found
     model, seen, found = _refit(context, parts, known, found)
     return _calibrated(model, found), seen, found
 
@@ -246,7 +259,7 @@ def _search(context: _Context, parts: dict[str, Interactions]) -> tuple[dict[str
     phase = _phase(context, "search", parts["train"], config.training.epochs, judge, stop_early=True)
     found = _found("valid", phase.progress)
     if isinstance(phase.model, ContentModel):
-        best = _best_model(context, phase.model)
+        best = _best_model(context, phase)
         found |= calibration(config, best, parts["valid"], parts["train"], validation_pool(context.dataset))
     context.earlier = phase.progress.history
     context.carried = {"found": found, "history": phase.progress.history}
@@ -278,14 +291,16 @@ def _refit(
     best = by_epoch[phase.progress.best_epoch]
     leaky = {name: value for name, value in best.items() if "@" in name}
     found["selected_on_test"] = {"protocol": PROTOCOLS["test"], "epochs": best["epoch"], "metrics": leaky}
-    return _best_model(context, phase.model), known, found
+    return _best_model(context, phase), known, found
 
 
 def _views(context: _Context, log: Interactions) -> ItemViews | None:
     """Views fitted on what ``log`` knows; they are remembered, since the last ones are saved with the run."""
     context.content = fit_content(context.config, context.dataset, log)
     for problem in [] if context.content is None else context.content.view_set.problems:
-        context.emit("message", text=f"content: {problem}")
+        if problem not in context.told:
+            context.told.add(problem)
+            context.emit("message", text=f"content: {problem}")
     return None if context.content is None else context.content.views
 
 
@@ -324,7 +339,7 @@ def _phase(
     def after_epoch(now: Phase, improved: bool) -> None:
         done = now.progress.epoch
         if (improved and keep is None) or done == keep:
-            save_tensors(folder / "best.safetensors", now.model.state_dict())
+            save_tensors(folder / f"best-{name}.safetensors", now.model.state_dict())
         if done % context.config.training.checkpoint_every == 0 or done == epochs:
             write_metrics(context.out, [*context.earlier, *now.progress.history])
             checkpoint = Checkpoint(name, context.hash, now.progress, context.carried, now.state())
@@ -337,11 +352,11 @@ def _phase(
     return phase
 
 
-def _best_model(context: _Context, model: Any) -> Recommender:
-    """``model`` with the tensors of the kept epoch."""
-    model.load_state_dict(load_tensors(context.out / "checkpoint" / "best.safetensors"))
-    kept: Recommender = model
-    return kept
+def _best_model(context: _Context, phase: Phase) -> Recommender:
+    """The phase's model with the tensors of the kept epoch; each phase keeps its own, so a resumed search finds it."""
+    model: Recommender = phase.model
+    model.load_state_dict(load_tensors(context.out / "checkpoint" / f"best-{phase.name}.safetensors"))
+    return model
 
 
 def _finish(

@@ -141,7 +141,9 @@ def run_hash(config: RunConfig, dataset: Dataset, start: str | None = None) -> s
     tree["training"].pop("threads")
     parts = [json.dumps(tree, sort_keys=True), dataset.content_hash]
     if MODELS.load(config.model.name).needs_views:
-        parts += [dataset.catalogue.content_hash, *outside_hashes(config.views)]
+        catalogue = dataset.catalogue
+        parts += [catalogue.content_hash, catalogue.files_hash(dataset.source or None)]
+        parts += outside_hashes(config.views)
     if start is not None:
         parts.append(start)
     return hash_strings(parts)

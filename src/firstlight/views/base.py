@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
@@ -72,8 +73,25 @@ def nothing(n_items: int, dim: int, extractor: str) -> FeatureMatrix:
     return FeatureMatrix(np.zeros((n_items, dim), np.float32), np.zeros(n_items, np.bool_), extractor)
 
 
-def summary(what: str, failures: Sequence[tuple[int, str]], n_items: int) -> str:
-    """One sentence on items that could not be used, naming the first few by row (from 0)."""
-    named = "; ".join(f"row {row}: {reason}" for row, reason in failures[:EXAMPLES])
+def summary(
+    what: str, failures: Sequence[tuple[int, str]], n_items: int, items: pl.DataFrame, column: str
+) -> str:
+    """One sentence on items that could not be used, naming the first few.
+
+    Args:
+        what: What they are, in the plural.
+        failures: Item row and reason.
+        n_items: How many were looked at.
+        items: The item table; its column ``item``, if there is one, names the items, else their rows (from 0) do.
+        column: Where the table has what could not be used; a file is named if the reason does not.
+    """
+    named = "; ".join(_named(items, column, row, reason) for row, reason in failures[:EXAMPLES])
     more = "; …" if len(failures) > EXAMPLES else ""
     return f"{len(failures)} of {n_items} {what} cannot be used and count as absent ({named}{more})"
+
+
+def _named(items: pl.DataFrame, column: str, row: int, reason: str) -> str:
+    item = f"item {items['item'][row]!r}" if "item" in items.columns else f"row {row}"
+    file = items[column][row]
+    told = isinstance(file, str) and repr(file) not in reason
+    return f"{item}, {file}: {reason}" if told else f"{item}: {reason}"

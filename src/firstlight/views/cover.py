@@ -197,7 +197,7 @@ class CoverView(Scaled):
         rows = np.flatnonzero(warm)
         values, present, failures = describe(catalogue, rows, config, folder)
         if failures and not present.any():
-            raise NothingToFitError(summary("covers", failures, len(rows)))
+            raise NothingToFitError(summary("covers", failures, len(rows), catalogue.items, "cover"))
         return cls(config, Scaler.fit(config, values, usable_rows(values, present)))
 
     def transform(
@@ -213,7 +213,7 @@ class CoverView(Scaled):
             return nothing(n_items, self.dim, extractor)
         values, present, failures = describe(catalogue, np.arange(n_items), self.config, folder)
         if failures:
-            problems.append(summary("covers", failures, n_items))
+            problems.append(summary("covers", failures, n_items, catalogue.items, "cover"))
         return self.scaler.apply(values, present, extractor)
 
     def state(self) -> tuple[dict[str, Any], Arrays]:

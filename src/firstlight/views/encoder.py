@@ -147,7 +147,9 @@ class EncoderView(Scaled):
         rows = np.flatnonzero(warm)
         values, present, failures = view._describe(catalogue.items, rows, folder)
         if failures and not present.any():
-            raise NothingToFitError(summary(f"{cls.column}s", failures, len(rows)))
+            raise NothingToFitError(
+                summary(f"{cls.column}s", failures, len(rows), catalogue.items, cls.column)
+            )
         scaler = Scaler.fit(config, values, usable_rows(values, present))
         return cls(config, view.about, weights, view.digest, scaler)
 
@@ -163,7 +165,7 @@ class EncoderView(Scaled):
             return nothing(n_items, self.dim, self.extractor)
         values, present, failures = self._describe(catalogue.items, np.arange(n_items), folder)
         if failures:
-            problems.append(summary(f"{self.column}s", failures, n_items))
+            problems.append(summary(f"{self.column}s", failures, n_items, catalogue.items, self.column))
         return self.scaler.apply(values, present, self.extractor)
 
     def _describe(

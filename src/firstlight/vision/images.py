@@ -365,7 +365,7 @@ def _from_dataset(path: Path) -> ImageSet | None:
         detect_format(path)
     except InputError:
         return None
-    dataset = read_dataset(path, ReadOptions(pictures=False))
+    dataset = read_dataset(path, ReadOptions(pictures=False, flags=False))
     items = dataset.catalogue.items
     if "cover" not in items.columns:
         return None

@@ -1,4 +1,4 @@
-"""How much memory a refinement needs, before it starts: enough to choose the knobs, good to a third or so."""
+"""How much memory a refinement needs, before it starts: enough to choose the knobs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ KNOBS = (
     "a smaller batch (256 is enough)",
 )
 
-#: Values kept for the backward pass, in widths of a token, per token and block: inputs of both norms, of qkv, of
-#: attention (q, k, v), of proj, of fc1, of GELU (4) and of fc2 (4).
-_KEPT_PER_BLOCK = 16
+#: Values kept for the backward pass, in widths of a token, per token and block: inputs of qkv, of attention (q, k, v),
+#: of proj, of fc1, of GELU (4) and of fc2 (4).
+_KEPT_PER_BLOCK = 14
+
+#: Inputs of both norms, which stay in single precision, as what is passed from block to block does.
+_NORMS_PER_BLOCK = 2
 
 #: What the one block takes that is computed again and differentiated (measured), in the same unit.
-_RECOMPUTED = 4 * _KEPT_PER_BLOCK
+_RECOMPUTED = 64
 
-_SINGLE = 4  # bytes
+_SINGLE, _HALF = 4, 2  # bytes
 
 
 def encoder_parameters(vit: ViTConfig) -> int:
@@ -63,21 +66,24 @@ def memory_estimate(
         half: Whether products run in bfloat16.
 
     Returns:
-        Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average), ``activations``,
-        ``head activations``, ``queues`` (with the scores of a look-up) and ``logits``.
+        Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average, and rounded weights
+        if ``half``), ``activations``, ``head activations``, ``queues`` (with the scores of a look-up) and ``logits``.
     """
     widths, own = head_widths(config, vit.dim), batch // ranks
-    tokens, rows, value = own * tokens_per_image(vit, sizes), own * len(sizes), 2 if half else _SINGLE
+    tokens, rows, value = own * tokens_per_image(vit, sizes), own * len(sizes), _HALF if half else _SINGLE
     trained = vit.depth - config.freeze_blocks
-    per_block = 1 if config.checkpoint_activations else _KEPT_PER_BLOCK
-    kept = trained * per_block + (_RECOMPUTED if config.checkpoint_activations else 0)
+    if config.checkpoint_activations:
+        kept = trained * _SINGLE + _RECOMPUTED * value
+    else:
+        kept = trained * (_KEPT_PER_BLOCK * value + _NORMS_PER_BLOCK * _SINGLE)
     copies = 1 + (config.ema is not None) + 3 * trained / vit.depth
+    rounded = _HALF * trained / vit.depth if half else 0
     heads = len(specs)
     per_row = vit.dim + 6 * widths.projector + 3 * widths.predictor + 5 * widths.output
     return {
-        "encoder": round(copies * encoder_parameters(vit)) * _SINGLE,
+        "encoder": round((copies * _SINGLE + rounded) * encoder_parameters(vit)),
         "heads": 4 * heads * head_parameters(vit.dim, widths) * _SINGLE,
-        "activations": tokens * vit.dim * kept * value,
+        "activations": tokens * vit.dim * kept,
         "head activations": heads * rows * per_row * _SINGLE,
         "queues": ((heads + 1) * queue * widths.output + 2 * own * queue) * _SINGLE,
         "logits": 2 * heads * 2 * own * len(sizes) * batch * _SINGLE,

@@ -13,7 +13,7 @@ from firstlight.core.registry import Registry
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 
-__all__ = ["FORMATS", "Format", "Problems", "ReadOptions", "detect_format", "read_dataset"]
+__all__ = ["FORMATS", "Format", "Problems", "ReadOptions", "choose_format", "detect_format", "read_dataset"]
 
 FORMATS = Registry(
     "dataset format",
@@ -58,6 +58,22 @@ def detect_format(path: Path | str) -> str:
     raise InputError(f"no known dataset format here{found}", path=path, hint=f"looked for {looked}")
 
 
+def choose_format(path: Path | str, options: ReadOptions) -> Format:
+    """The format that a path has, after a check of options that only some formats can follow.
+
+    Raises:
+        InputError: As :func:`detect_format`, or an option means nothing to the format.
+    """
+    chosen: Format = FORMATS.load(detect_format(path))
+    if options.header is False and chosen.name != "table":
+        raise InputError(f"--no-header is for CSV and TSV tables, and this is {chosen.name}", path=path)
+    if options.catalogue_item is not None and chosen.name not in ("table", "recbole"):
+        raise InputError(
+            f"--catalogue-item is for a table of items beside a log, and this is {chosen.name}", path=path
+        )
+    return chosen
+
+
 def read_dataset(path: Path | str, options: ReadOptions | None = None) -> Dataset:
     """Read a dataset in any supported format.
 
@@ -72,5 +88,5 @@ def read_dataset(path: Path | str, options: ReadOptions | None = None) -> Datase
         InputError: The format is unknown, or a file is broken; with file, line and what to do.
     """
     options = options or ReadOptions()
-    chosen: Format = FORMATS.load(detect_format(path))
-    return chosen.read(Path(path), options, Problems(options.on_bad_rows))
+    chosen = choose_format(path, options)
+    return chosen.read(Path(path), options, Problems(options.on_bad_rows, flags=options.flags))

@@ -14,6 +14,7 @@ from firstlight.data.interactions import Duplicates
 
 #: How many examples of each kind of problem are kept.
 EXAMPLES_PER_KIND = 20
+MEND_HINT = "mend the row, or take it out"
 SKIP_HINT = "mend the row, or pass --on-bad-rows skip to leave such rows out (they are counted)"
 
 
@@ -31,6 +32,11 @@ class ReadOptions:
         duplicates: Which of several equal pairs within a part survives: the first or last (by time
             where there are times, else by input order), or their sum.
         on_bad_rows: Stop at the first row that cannot be used, or leave such rows out and count them.
+        header: Whether the first line of a CSV or TSV log holds names. If not, columns are called ``1``, ``2``, …; if
+            nobody says, a first line that looks like data is refused.
+        catalogue_item: Column of item ids in the item table; guessed if None.
+        flags: Whether the user can give these options. If not, as where only the items of a path are wanted, hints
+            do not name them.
         pictures: Whether bytes of covers are read. If not, the cover is the place in ``items.parquet`` that has them
             (:data:`firstlight.data.parquet.PLACES`), for those who read them one by one.
     """
@@ -43,6 +49,9 @@ class ReadOptions:
     k_core: tuple[int, int] | None = None
     duplicates: Duplicates = "first"
     on_bad_rows: Literal["error", "skip"] = "error"
+    header: bool | None = None
+    catalogue_item: str | None = None
+    flags: bool = True
     pictures: bool = True
 
 
@@ -70,10 +79,14 @@ class Problems:
         policy: ``error`` raises at the first bad row, ``skip`` counts it.
         tolerant: Also list, instead of raise, problems that a dataset cannot be read with; such parts
             are left out. For inspection only.
+        flags: As in :class:`ReadOptions`.
     """
 
-    def __init__(self, policy: Literal["error", "skip"] = "error", *, tolerant: bool = False) -> None:
+    def __init__(
+        self, policy: Literal["error", "skip"] = "error", *, tolerant: bool = False, flags: bool = True
+    ) -> None:
         self.policy = policy
+        self.flags = flags
         self.tolerant = tolerant
         self.totals: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -91,7 +104,7 @@ class Problems:
             InputError: The policy is ``error``.
         """
         if self.policy == "error":
-            raise InputError(problem, path=path, line=line, hint=SKIP_HINT)
+            raise InputError(problem, path=path, line=line, hint=SKIP_HINT if self.flags else MEND_HINT)
         self.dropped[kind] += rows
         self._list(kind, path, line, problem, rows)
 

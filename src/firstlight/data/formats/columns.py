@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from firstlight.core.errors import InputError
 from firstlight.data.formats.base import ReadOptions
 
@@ -22,6 +24,7 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
 #: Columns with pictures, and titles, in an item table.
 COVER_NAMES = ("cover", "posterjpeg", "coverjpeg", "poster", "image", "imagebytes", "jpeg", "thumbnail")
 TITLE_NAMES = ("title", "movietitle", "itemtitle", "videotitle", "name", "itemname", "productname")
+NUMBERED = "pass --no-header and number the columns, such as --user 1 --item 2"
 FLAGS = {role: f"--{role}" for role in COMMON_NAMES}
 #: Columns that say which part a row belongs to, and how the parts are called in them.
 LABEL_NAMES = ("xlabel", "split")
@@ -46,7 +49,39 @@ def find_common(columns: Sequence[str], names: Sequence[str]) -> str | None:
     return next((by_plain[name] for name in names if name in by_plain), None)
 
 
-def _named(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:
+def id_text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Ids as text, in logs and item tables alike: a whole number is written without decimals, NaN is no id.
+
+    Tools turn whole numbers into 1.0, 2.0 where one is missing, and the other table still says 1, 2.
+    """
+    text = column.cast(pl.String)
+    if not dtype.is_float():
+        return text
+    whole = column.cast(pl.Int64, strict=False)
+    written = pl.when(whole.cast(dtype) == column).then(whole.cast(pl.String)).otherwise(text)
+    return pl.when(column.is_not_nan()).then(written)
+
+
+def check_type(column: str, dtype: pl.DataType, role: str, path: Path) -> None:
+    """Refuse a column that no reading makes an id, a time or a value of.
+
+    Raises:
+        InputError: It holds lists, a time of day without a date, or the like.
+    """
+    odd = dtype.is_nested() or dtype == pl.Object
+    if role == "time":
+        odd = odd or dtype in (pl.Time, pl.Duration, pl.Boolean, pl.Binary)
+    if odd:
+        named = {"time": "timestamp", "label": "name of a part", "value": "value"}
+        what = named.get(role, f"{role} id")
+        raise InputError(
+            f"column {column!r} holds {dtype}, and one {what} was expected",
+            path=path,
+            hint=f"write one {what} in each row",
+        )
+
+
+def named_column(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:
     """The column that the user asked for, with or without its RecBole type."""
     for column in columns:
         if wanted in (column, column.split(":")[0]):
@@ -58,13 +93,16 @@ def _named(columns: Sequence[str], wanted: str, role: str, path: Path) -> str:
     )
 
 
-def choose_columns(columns: Sequence[str], options: ReadOptions, path: Path) -> dict[str, str]:
+def choose_columns(
+    columns: Sequence[str], options: ReadOptions, path: Path, *, may_lack_header: bool = False
+) -> dict[str, str]:
     """Find the columns of a table of interactions.
 
     Args:
         columns: The names that the file has.
         options: Names that the user gave; the rest is guessed.
         path: The file, for messages.
+        may_lack_header: Whether the user can say that the file has no header.
 
     Returns:
         role -> column, with ``user`` and ``item`` and, where there are such, ``time``, ``value`` and
@@ -77,7 +115,7 @@ def choose_columns(columns: Sequence[str], options: ReadOptions, path: Path) -> 
     for role, names in COMMON_NAMES.items():
         wanted: str | None = getattr(options, role)
         if wanted:
-            chosen[role] = _named(columns, wanted, role, path)
+            chosen[role] = named_column(columns, wanted, role, path)
         elif wanted is None:
             found = find_common(columns, names)
             if found is not None:
@@ -91,6 +129,16 @@ def choose_columns(columns: Sequence[str], options: ReadOptions, path: Path) -> 
             f"cannot tell which column holds the {' and the '.join(missing)} ids; "
             f"columns found: {', '.join(map(repr, columns)) or 'none'}",
             path=path,
-            hint="name them with " + " and ".join(FLAGS[role] for role in missing),
+            hint=_missing_hint(missing, options, may_lack_header=may_lack_header),
         )
     return chosen
+
+
+def _missing_hint(missing: Sequence[str], options: ReadOptions, *, may_lack_header: bool) -> str:
+    """What to do about columns that cannot be told; only what the user can do."""
+    if not options.flags:
+        return "call them " + " and ".join(missing)
+    named = "name them with " + " and ".join(FLAGS[role] for role in missing)
+    if may_lack_header and options.header is None:
+        return f"{named}; if the first line is no header, {NUMBERED}"
+    return named

@@ -21,7 +21,7 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     Args:
         path: The folder.
         options: What counts as an interaction.
-        problems: Not used: the folder is verified as a whole.
+        problems: Gets what was odd when the folder was written; the folder itself is verified as a whole.
 
     Returns:
         The dataset.
@@ -29,7 +29,10 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     Raises:
         InputError: A file is missing or is not the one that was written.
     """
-    return clean_dataset(read_dataset_folder(path, pictures=options.pictures), options, path)
+    dataset = read_dataset_folder(path, pictures=options.pictures)
+    for note in dataset.notes:
+        problems.note("found when it was converted", path / MANIFEST, note)
+    return clean_dataset(dataset, options, path)
 
 
 FORMAT = Format("dataset", "a folder with dataset.json", detect, read)

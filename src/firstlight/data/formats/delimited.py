@@ -8,11 +8,8 @@ rows to a scratch file for the fast way to take up.
 from __future__ import annotations
 
 import csv
-import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -22,8 +19,10 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import LABELS
-from firstlight.data.formats.text import BOM, decode, open_bytes
+from firstlight.data.formats.text import BOM, decode, plain_twin
+from firstlight.data.formats.times import parse_number, parse_time
 
+LARGEST_VALUE = 3.4e38  # values are kept as float32
 NOUN = {"time": "timestamp", "value": "value", "label": "part"}
 
 csv.field_size_limit(2**27)  # the default, 128 KiB, is less than some plots and descriptions hold
@@ -52,8 +51,8 @@ class TextTable:
     scratch: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
 
 
-def _first_line(path: Path) -> str:
-    with open_bytes(path) as handle:
+def _first_line(plain: Path, path: Path) -> str:
+    with plain.open("rb") as handle:
         for raw in handle:
             line = decode(raw.removeprefix(BOM))[0].rstrip("\r\n")
             if line.strip():
@@ -63,24 +62,29 @@ def _first_line(path: Path) -> str:
 
 def _guess_separator(path: Path, line: str) -> str:
     """The separator of a header: by the file's suffix, unless the header says otherwise."""
-    usual = "\t" if ".tsv" in path.suffixes or ".inter" in path.suffixes or ".item" in path.suffixes else ","
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    usual = "\t" if suffixes & {".tsv", ".inter", ".item"} else ","
+    if ".dat" in suffixes and "::" in line:
+        return "::"
     if usual in line:
         return usual
     return max("\t,;|", key=line.count) if any(mark in line for mark in "\t,;|") else usual
 
 
-def _make_plain(path: Path, target: Path, separator: str) -> None:
-    """Write an uncompressed copy whose separator is one character."""
-    with open_bytes(path) as source, target.open("wb") as sink:
-        if separator != "::":
-            shutil.copyfileobj(source, sink, 1 << 20)
-            return
+def _with_tabs(plain: Path, target: Path) -> None:
+    """Write a copy whose separator is one character instead of ``::``."""
+    with plain.open("rb") as source, target.open("wb") as sink:
         for line in source:
             sink.write(line.replace(b"::", b"\t"))
 
 
 def open_text_table(
-    path: Path, *, separator: str | None = None, quoted: bool = True, names: list[str] | None = None
+    path: Path,
+    *,
+    separator: str | None = None,
+    quoted: bool = True,
+    names: list[str] | None = None,
+    header: bool = True,
 ) -> TextTable:
     """Look at a file's header and make it ready for scanning.
 
@@ -89,25 +93,28 @@ def open_text_table(
         separator: The separator (``"::"`` is allowed); guessed from the header if None.
         quoted: Whether ``"`` quotes fields.
         names: Column names, for a file without a header.
+        header: Whether the first line holds the names, if they are not given; if not, they are ``1``, ``2``, ….
 
     Returns:
         The opened table.
 
     Raises:
-        InputError: The file is empty, a folder, or cannot be read.
+        InputError: The file is empty, a folder, no text, or cannot be read.
     """
-    line = _first_line(path)
-    separator = separator or _guess_separator(path, line)
     scratch: TemporaryDirectory[str] = TemporaryDirectory(prefix="firstlight-")
-    plain = path
-    if separator == "::" or path.suffix == ".gz":
-        plain = Path(scratch.name) / "plain.txt"
-        _make_plain(path, plain, separator)
-    separator = "\t" if separator == "::" else separator
-    header = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
-    return TextTable(
-        path, names or [name.strip() for name in header], separator, quoted, names is None, plain, scratch
-    )
+    plain = plain_twin(path, Path(scratch.name))
+    line = _first_line(plain, path)
+    separator = separator or _guess_separator(path, line)
+    if separator == "::":
+        line, separator, tabs = line.replace("::", "\t"), "\t", Path(scratch.name) / "tabs.txt"
+        _with_tabs(plain, tabs)
+        plain = tabs
+    first = next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)))
+    if names is None:
+        names = [name.strip() if header else str(n) for n, name in enumerate(first, start=1)]
+    else:
+        header = False
+    return TextTable(path, names, separator, quoted, header, plain, scratch)
 
 
 def _quoting(quoted: bool) -> Literal[0, 3]:
@@ -170,34 +177,6 @@ def _lines(table: TextTable, problems: Problems) -> Iterator[str]:
             yield text
 
 
-def parse_number(text: str) -> int | float | None:
-    """A finite number, or None."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def parse_time(text: str) -> int | None:
-    """Seconds (or finer units) since the epoch from a number or an ISO 8601 date, or None.
-
-    A date without a zone counts as UTC.
-    """
-    number = parse_number(text)
-    if number is not None:
-        return int(number)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        return None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
 def complaint(role: str, text: str | None) -> tuple[str, str]:
     """What is wrong with a cell that cannot be used: (kind, problem)."""
     if role in ("user", "item"):
@@ -206,7 +185,7 @@ def complaint(role: str, text: str | None) -> tuple[str, str]:
         return f"missing {NOUN[role]}", f"the {NOUN[role]} is missing or not a finite number"
     if role == "label":
         return "unknown part", f"{text!r} is not train, valid or test (or 0, 1 or 2)"
-    or_date = " or an ISO date" if role == "time" else ""
+    or_date = " or an ISO date such as 2024-01-31 or 2024-01-31 17:30:00" if role == "time" else ""
     return f"{NOUN[role]} is not a number", f"{NOUN[role]} {text!r} is not a number{or_date}"
 
 
@@ -217,7 +196,9 @@ def _normal(role: str, text: str) -> str | None:
     if role == "label":
         return text if text.lower() in LABELS else None
     number = parse_time(text) if role == "time" else parse_number(text)
-    return None if number is None else str(number)
+    if number is None or (role == "value" and abs(number) > LARGEST_VALUE):
+        return None
+    return str(number)
 
 
 def mend(table: TextTable, roles: Mapping[str, str], problems: Problems) -> pl.LazyFrame:
@@ -250,12 +231,19 @@ def mend(table: TextTable, roles: Mapping[str, str], problems: Problems) -> pl.L
     return pl.scan_csv(target, infer_schema=False, glob=False)
 
 
-def read_text_frame(table: TextTable, problems: Problems) -> pl.DataFrame:
-    """A whole table as strings, columns by name, row by row: for small files with foreign encodings."""
+def read_text_frame(table: TextTable, problems: Problems) -> tuple[pl.DataFrame, list[int]]:
+    """A whole table as strings, columns by name, row by row: for small files with foreign encodings.
+
+    Returns:
+        The table, and the 1-based line of the file that each of its rows ends in.
+    """
     columns: list[list[str]] = [[] for _ in table.names]
-    for _, fields in read_rows(table, problems):
+    lines: list[int] = []
+    for line, fields in read_rows(table, problems):
+        lines.append(line)
         for column, text in zip(columns, fields, strict=True):
             column.append(text)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         dict(zip(table.names, columns, strict=True)), schema=dict.fromkeys(table.names, pl.String)
     )
+    return frame, lines

@@ -16,7 +16,7 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
-from firstlight.data.formats.items import ITEM_TABLE, align_items, read_items
+from firstlight.data.formats.items import ITEM_TABLE, align_items, read_items, unknown_items
 from firstlight.data.formats.log import encode_log, scan_delimited
 
 RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
@@ -53,7 +53,7 @@ def _tags(path: Path, problems: Problems) -> pl.DataFrame:
     if not {"movieId", "tag"} <= set(table.names):
         problems.note("no tags", path, f"columns found: {', '.join(table.names)}")
         return pl.DataFrame(schema={"item": pl.String, "tags": pl.String})
-    frame = read_text_frame(table, problems)
+    frame, _ = read_text_frame(table, problems)
     return (
         frame.select(pl.col("movieId").alias("item"), pl.col("tag").alias("tags"))
         .unique(maintain_order=True)
@@ -117,7 +117,8 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     items = _items(path, movies, options.pictures, problems)
     user_ids, item_ids, parts = encode_log({"train": scan}, problems, known_items=items["item"])
     catalogue = Catalogue(align_items(items, item_ids))
-    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)
+    notes = unknown_items(items, movies.name, item_ids, parts, problems, path)
+    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     return build_dataset(log, options, path)
 
 

@@ -6,40 +6,62 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
+from firstlight.data.clean import RawPairs
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import COMMON_NAMES, COVER_NAMES, TITLE_NAMES, find_common
+from firstlight.data.formats.columns import (
+    COMMON_NAMES,
+    COVER_NAMES,
+    TITLE_NAMES,
+    check_type,
+    find_common,
+    id_text,
+    named_column,
+)
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
 from firstlight.data.parquet import picture_columns, read_table
 
 #: The file that item tables with pictures are in.
 ITEM_TABLE = "items.parquet"
+#: Columns that are no numbers whatever they hold.
+TEXT_BY_NAME = frozenset({"item", "title", "cover", "clip", "role"})
+_INTEGER = r"^\s*-?(?:0|[1-9][0-9]{0,17})\s*$"
+_DECIMAL = r"^\s*-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?\s*$"
+#: How many ids a message names.
+EXAMPLES = 3
 #: What data sets write where they have no text.
 NOT_A_TEXT = ("", "N/A", "n/a", "NaN", "nan", "None", "null", "\\N")
 
 
-def find_item_column(columns: Sequence[str], wanted: str | None, path: Path) -> str:
+def find_item_column(columns: Sequence[str], wanted: str | None, path: Path, *, flags: bool = True) -> str:
     """The id column of an item table: the one named like the log's item column, or a common name.
+
+    Args:
+        columns: What there is.
+        wanted: The log's item column.
+        path: The file, for messages.
+        flags: Whether the user can name the column.
 
     Raises:
         InputError: There is none.
     """
     if wanted in columns:
         return str(wanted)
-    found = find_common(columns, (*COMMON_NAMES["item"], "id"))
+    found = find_common(columns, (*COMMON_NAMES["item"], "id", "sku"))
     if found is None:
         raise InputError(
             f"cannot tell which column holds the item ids; columns found: {', '.join(columns)}",
             path=path,
-            hint="name it with --item",
+            hint="name it with --catalogue-item" if flags else "call it item_id",
         )
     return found
 
 
 def read_items(
-    path: Path, problems: Problems, *, item: str | None = None, separator: str | None = None,
+    path: Path, problems: Problems, *, item: str | None = None, key: str | None = None, separator: str | None = None,
     quoted: bool = True, names: list[str] | None = None, pictures: bool = True,
 ) -> pl.DataFrame:  # fmt: skip
     """Read an item table, text or Parquet.
@@ -47,40 +69,48 @@ def read_items(
     Args:
         path: The file.
         problems: Gets bad and repeated rows.
-        item: The name of the id column, if known.
+        item: The name of the id column in the log, which it may have here, too.
+        key: The name of the id column here, if the user gave it.
         separator: For text; guessed if None.
         quoted: For text: whether ``"`` quotes fields.
         names: For text without a header.
         pictures: As in :class:`~firstlight.data.formats.base.ReadOptions`.
 
     Returns:
-        ``item`` (String, distinct) and the other columns: texts, with null where there is none; ``title``
-        and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
+        ``item`` (String, distinct) and the other columns: texts, with null where there is none, and numbers;
+        ``title`` and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
 
     Raises:
         InputError: The file cannot be read or has no id column.
     """
-    schema = None
-    if path.suffix == ".parquet":
-        try:
-            schema = pl.Schema(pl.read_parquet_schema(path))
-            cover = cover_column(schema)
-            bytes_left_out = not pictures and cover is not None and schema[cover] == pl.Binary
-            frame = read_table(path, cover if bytes_left_out else None)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise InputError(
-                f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path
-            ) from error
+    schema, lines = None, None
+    if path.suffix.lower() == ".parquet":
+        frame, schema = _read_parquet(path, pictures=pictures)
     else:
-        frame = read_text_frame(
-            open_text_table(path, separator=separator, quoted=quoted, names=names), problems
-        )
+        table = open_text_table(path, separator=separator, quoted=quoted, names=names)
+        frame, lines = read_text_frame(table, problems)
         frame = frame.rename({name: name.split(":")[0] for name in frame.columns})
-    key = find_item_column(frame.columns, item, path)
-    frame = frame.with_columns(pl.col(key).cast(pl.String).alias("item"))
+    if key is None:
+        key = find_item_column(frame.columns, item, path, flags=problems.flags)
+    key = named_column(frame.columns, key, "item", path)
+    check_type(key, frame.schema[key], "item", path)
+    frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
-    frame = _drop_bad_ids(frame, path, problems)
-    return _name_columns(frame, frame.schema if schema is None else schema)
+    frame = _drop_bad_ids(frame, lines or range(1, frame.height + 1), path, problems)
+    if schema is None:
+        return _with_numbers(_name_columns(frame, frame.schema))
+    return _name_columns(frame, schema)
+
+
+def _read_parquet(path: Path, *, pictures: bool) -> tuple[pl.DataFrame, pl.Schema]:
+    """A whole item table, and the types of its columns in the file."""
+    try:
+        schema = pl.Schema(pl.read_parquet_schema(path))
+        cover = cover_column(schema)
+        bytes_left_out = not pictures and cover is not None and schema[cover] == pl.Binary
+        return read_table(path, cover if bytes_left_out else None), schema
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
 
 
 def cover_column(schema: Mapping[str, Any]) -> str | None:
@@ -88,19 +118,24 @@ def cover_column(schema: Mapping[str, Any]) -> str | None:
     return find_common(picture_columns(schema), COVER_NAMES) or find_common(list(schema), ("cover",))
 
 
-def _drop_bad_ids(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
-    """Leave out rows of the item table without an id, and repeated ones."""
+def _drop_bad_ids(frame: pl.DataFrame, lines: Sequence[int], path: Path, problems: Problems) -> pl.DataFrame:
+    """Leave out rows of the item table without an id, and repeated ones.
+
+    Args:
+        frame: The table.
+        lines: Where each row stands in the file.
+        path: The file.
+        problems: Gets both.
+    """
     empty = frame["item"].is_null() | (frame["item"].str.strip_chars() == "")
     for row in empty.arg_true():
-        problems.bad_row("missing item id", path, int(row) + 1, "the item id is missing")
-    frame = frame.filter(~empty)
-    again = ~frame["item"].is_first_distinct()
+        problems.bad_row("missing item id", path, lines[int(row)], "the item id is missing")
+    again = ~frame["item"].is_first_distinct() & ~empty
     if again.any():
         row = int(again.arg_true()[0])
-        problems.note(
-            "repeated item", path, f"item {frame['item'][row]!r} again; the first counts", int(again.sum())
-        )
-    return frame.filter(~again)
+        told = f"item {frame['item'][row]!r} again; the first counts"
+        problems.note("repeated item", path, told, int(again.sum()), lines[row])
+    return frame.filter(~again & ~empty)
 
 
 def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
@@ -126,6 +161,57 @@ def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFram
             continue
         texts.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
     return frame.with_columns(text for text in texts if text.meta.output_name() != "item")
+
+
+def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Give columns of a text file that hold nothing but numbers the type that Parquet has for them.
+
+    A year or a price is no text. Numbers with zeros in front are codes, and films are called 1984.
+    """
+    columns = []
+    for name in frame.columns:
+        filled = frame[name].drop_nulls()
+        if name in TEXT_BY_NAME or filled.dtype != pl.String or not len(filled):
+            continue
+        if filled.str.contains(_INTEGER).all():
+            columns.append(pl.col(name).str.strip_chars().cast(pl.Int64))
+        elif filled.str.contains(_DECIMAL).all():
+            columns.append(pl.col(name).str.strip_chars().cast(pl.Float64))
+    return frame.with_columns(columns)
+
+
+def unknown_items(
+    items: pl.DataFrame,
+    table: str,
+    item_ids: pl.Series,
+    parts: Mapping[str, RawPairs],
+    problems: Problems,
+    path: Path,
+) -> tuple[str, ...]:
+    """Tell of clicked items without a row in the item table: models that read content know nothing of them.
+
+    Args:
+        items: As from :func:`read_items`.
+        table: Name of the item table's file.
+        item_ids: ``(n_items,)`` ids in row order.
+        parts: The clicks.
+        problems: Gets a note.
+        path: The folder.
+
+    Returns:
+        A sentence, or nothing if all are known.
+    """
+    clicked = np.unique(np.concatenate([pairs.items for pairs in parts.values()]))
+    ids = item_ids.cast(pl.String).gather(clicked)
+    missing = ids.filter(~ids.is_in(items["item"].implode()))
+    if not len(missing):
+        return ()
+    such = ", ".join(map(repr, missing.head(EXAMPLES)))
+    has = ", ".join(map(repr, items["item"].head(EXAMPLES))) or "none"
+    there = "" if len(missing) < len(ids) else f"; its ids are such as {has}"
+    told = f"{len(missing):,} of {len(ids):,} clicked items are not in {table}, such as {such}{there}"
+    problems.note(f"clicked items not in {table}", path, told, len(missing))
+    return (told,)
 
 
 def align_items(items: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:

@@ -18,8 +18,9 @@ import polars as pl
 from firstlight.core.errors import InputError
 from firstlight.data.clean import PARTS, RawPairs, order_ids
 from firstlight.data.formats.base import Problems
-from firstlight.data.formats.columns import LABELS
-from firstlight.data.formats.delimited import TextTable, complaint, mend, parse_number, scan_text
+from firstlight.data.formats.columns import LABELS, check_type, id_text
+from firstlight.data.formats.delimited import TextTable, complaint, mend, scan_text
+from firstlight.data.formats.times import looks_like_date, parse_number, refuse_compact_dates, time_column
 
 #: Largest plausible absolute value of a timestamp, by how many of its units make a second.
 TIME_UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (2**63, 1_000_000_000))
@@ -45,33 +46,21 @@ class Scan:
     owner: TextTable | None = None
 
 
-def _whole(column: pl.Expr) -> pl.Expr:
-    """Int64 from integers or from decimals such as ``12.0``; null where there is no finite number."""
-    by_way_of_float = column.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
-    return pl.coalesce(column.cast(pl.Int64, strict=False), by_way_of_float)
-
-
-def _time(column: pl.Expr, dtype: pl.DataType, iso: bool) -> pl.Expr:
-    if dtype.is_temporal():
-        return column.cast(pl.Datetime("us"), strict=False).dt.epoch("s")
-    return column.str.to_datetime(strict=False).dt.epoch("s") if iso else _whole(column)
-
-
-def _typed(schema: Mapping[str, pl.DataType], iso: bool) -> list[pl.Expr]:
+def _typed(schema: Mapping[str, pl.DataType], *, dates: bool) -> list[pl.Expr]:
     """Columns by role, in their types; null where a cell cannot be used.
 
     Args:
         schema: role -> type in the file.
-        iso: Whether times that are strings are dates.
+        dates: Whether times that are strings may be dates.
     """
     columns = []
     for role, dtype in schema.items():
         column = pl.col(role)
         if role in ("user", "item"):
-            text = column.cast(pl.String)
+            text = id_text(column, dtype)
             columns.append(pl.when(text.str.strip_chars() != "").then(text).alias(role))
         elif role == "time":
-            columns.append(_time(column, dtype, iso).alias(role))
+            columns.append(time_column(column, dtype, dates=dates).alias(role))
         elif role == "value":
             number = column.cast(pl.Float32, strict=False)
             columns.append(pl.when(number.is_finite()).then(number).alias(role))
@@ -82,11 +71,32 @@ def _typed(schema: Mapping[str, pl.DataType], iso: bool) -> list[pl.Expr]:
 
 
 def _summary(frame: pl.LazyFrame, roles: Collection[str], bad: pl.Expr) -> dict[str, int]:
-    """Number of rows, of bad rows, and the largest absolute timestamp."""
+    """Number of rows, of bad rows, and of the timestamps: the largest absolute one, and those that read as dates."""
     wanted = [pl.len().alias("rows"), bad.sum().alias("bad")]
     if "time" in roles:
-        wanted.append(pl.col("time").abs().max().alias("largest_time"))
+        time = pl.col("time")
+        wanted += [
+            time.abs().max().alias("largest_time"),
+            looks_like_date(time).sum().alias("compact"),
+            time.filter(looks_like_date(time)).first().alias("compact_example"),
+        ]
     return frame.select(wanted).collect(engine="streaming").row(0, named=True)
+
+
+def _scan(
+    frame: pl.LazyFrame,
+    path: Path,
+    summary: Mapping[str, int],
+    roles: Collection[str],
+    problems: Problems,
+    owner: TextTable | None = None,
+) -> Scan:
+    """The sound rows, without times that nobody can be sure of."""
+    if "time" not in roles:
+        return Scan(frame, path, summary["rows"], None, owner)
+    if refuse_compact_dates(summary["compact"], summary["rows"], summary["compact_example"], path, problems):
+        return Scan(frame.drop("time"), path, summary["rows"], None, owner)
+    return Scan(frame, path, summary["rows"], summary["largest_time"], owner)
 
 
 def _holds_dates(frame: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> bool:
@@ -120,18 +130,19 @@ def scan_delimited(table: TextTable, roles: Mapping[str, str], problems: Problem
             *(pl.col(str(table.names.index(column))).alias(role) for role, column in roles.items()),
             pl.col(str(len(table.names) - 1)).alias("last"),
         )
-        typed = _typed(schema, _holds_dates(picked, schema))
+        dates = _holds_dates(picked, schema)
+        typed = _typed(schema, dates=dates)
         summary = _summary(picked.select(*typed, "last"), roles, unusable | short)
         frame = picked.select(typed)
         sound = summary["bad"] == 0
     except pl.exceptions.PolarsError:
         sound = False  # ragged rows, broken quotes, foreign encodings: the careful way tells which
     if not sound:
-        frame = mend(table, roles, problems).select(_typed(schema, iso=False))
+        frame = mend(table, roles, problems).select(_typed(schema, dates=False))
         summary = _summary(frame, roles, unusable)
     if not summary["rows"]:
         raise InputError("no interactions in this file", path=table.path)
-    return Scan(frame, table.path, summary["rows"], summary.get("largest_time"), table)
+    return _scan(frame, table.path, summary, roles, problems, table)
 
 
 def _report_rows(
@@ -167,9 +178,11 @@ def scan_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]], prob
         raw = pl.scan_parquet(path, glob=False)
         types = raw.collect_schema()
         roles = choose(types.names())
+        for role, column in roles.items():
+            check_type(column, types[column], role, path)
         schema = {role: types[column] for role, column in roles.items()}
         picked = raw.select(pl.col(column).alias(role) for role, column in roles.items())
-        frame = picked.select(_typed(schema, _holds_dates(picked, schema)))
+        frame = picked.select(_typed(schema, dates=True))
         unusable = pl.any_horizontal(pl.col(role).is_null() for role in roles)
         summary = _summary(frame, roles, unusable)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -179,7 +192,7 @@ def scan_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]], prob
         frame = frame.filter(~unusable)
     if summary["rows"] == summary["bad"]:
         raise InputError("no interactions in this file", path=path)
-    return Scan(frame, path, summary["rows"] - summary["bad"], summary.get("largest_time"))
+    return _scan(frame, path, {**summary, "rows": summary["rows"] - summary["bad"]}, roles, problems)
 
 
 def _in_seconds(scan: Scan, problems: Problems) -> pl.LazyFrame:

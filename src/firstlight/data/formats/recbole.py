@@ -20,7 +20,7 @@ from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
 from firstlight.data.formats.features import read_feature
-from firstlight.data.formats.items import align_items, read_items
+from firstlight.data.formats.items import align_items, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited
 
 SUFFIXES = (".inter", ".inter.gz")
@@ -96,12 +96,16 @@ def _feature_rows(
     return pl.Series("item", np.arange(rows)).cast(pl.String)
 
 
-def _item_table(path: Path, folder: Path, item: str, problems: Problems) -> pl.DataFrame | None:
+def _item_table(
+    path: Path, folder: Path, item: str, key: str | None, problems: Problems
+) -> pl.DataFrame | None:
     """The ``.item`` file that belongs to the log, if there is one."""
     stem = path.name.split(".")[0]
     for name in (f"{stem}.item", f"{stem}.item.gz"):
         if (folder / name).is_file():
-            return read_items(folder / name, problems, item=item.split(":")[0], separator="\t", quoted=False)
+            return read_items(
+                folder / name, problems, item=item.split(":")[0], key=key, separator="\t", quoted=False
+            )
     return None
 
 
@@ -128,14 +132,17 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     if len(scans) > 1 and "label" in roles:
         raise InputError("the split is given twice: by files and by a column", path=path)
     features = _features(folder, problems)
-    items = _item_table(next(iter(scans.values())).path, folder, roles["item"], problems)
+    items = _item_table(
+        next(iter(scans.values())).path, folder, roles["item"], options.catalogue_item, problems
+    )
     rows = _feature_rows(scans, features, folder, problems) if features else None
     if rows is None:
         features = {}
     known = None if items is None else items["item"]
     user_ids, item_ids, parts = encode_log(scans, problems, known_items=known, item_ids=rows)
     catalogue = Catalogue(align_items(items, item_ids) if items is not None else pl.DataFrame(), features)
-    log_ = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)
+    notes = () if items is None else unknown_items(items, "the .item file", item_ids, parts, problems, folder)
+    log_ = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     return build_dataset(log_, options, path, None if path.is_dir() else path.name.split(".")[0])
 
 

@@ -14,28 +14,33 @@ from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
-from firstlight.data.formats.items import align_items, read_items
+from firstlight.data.formats.header import refuse_data_as_header
+from firstlight.data.formats.items import align_items, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited, scan_parquet
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
+#: Names of tables that are only read if they are named: in a folder they may be anything.
+NAMED_SUFFIXES = (*SUFFIXES, ".data", ".dat", ".data.gz", ".dat.gz")
 
 
-def is_table(path: Path) -> bool:
+def is_table(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether a file's name says that it is a table."""
-    return path.is_file() and path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+    return path.is_file() and path.name.lower().endswith(suffixes) and not path.name.startswith(".")
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    for suffix in (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz"):
-        if (folder / f"{stem}{suffix}").is_file():
-            return folder / f"{stem}{suffix}"
-    return None
+    """The table of that name, whatever the case of its letters."""
+    tables = {
+        entry.name.lower(): entry for entry in sorted(folder.iterdir(), reverse=True) if is_table(entry)
+    }
+    wanted = (f"{stem}{suffix}" for suffix in (".parquet", ".csv", ".tsv", ".csv.gz", ".tsv.gz"))
+    return next((tables[name] for name in wanted if name in tables), None)
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
     """The table of interactions and the table of items of a path."""
     if not path.is_dir():
-        return (path if is_table(path) else None), None
+        return (path if is_table(path, NAMED_SUFFIXES) else None), None
     items = _find(path, "items")
     log = _find(path, "interactions")
     if log is None:
@@ -63,10 +68,14 @@ def scan_log(path: Path, options: ReadOptions, problems: Problems) -> tuple[Scan
     Raises:
         InputError: The file cannot be read or its columns cannot be told.
     """
-    if path.suffix != ".parquet":
-        table = open_text_table(path)
-        roles = choose_columns(table.names, options, path)
+    if path.suffix.lower() != ".parquet":
+        table = open_text_table(path, header=options.header is not False)
+        roles = choose_columns(table.names, options, path, may_lack_header=True)
+        if options.header is None:
+            refuse_data_as_header(table, roles)
         return scan_delimited(table, roles, problems), roles
+    if options.header is False:
+        raise InputError("--no-header is for CSV and TSV tables; Parquet files have names", path=path)
     roles = {}
 
     def choose(columns: list[str]) -> dict[str, str]:
@@ -87,7 +96,8 @@ def _items_alone(path: Path, items_path: Path | None, options: ReadOptions, prob
             path=path,
             hint="pass the file, or call it interactions.csv or interactions.parquet",
         )
-    items = read_items(items_path, problems, pictures=options.pictures)
+    key = options.catalogue_item
+    items = read_items(items_path, problems, item=options.item, key=key, pictures=options.pictures)
     none = RawPairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     item_ids = order_ids(items["item"])
     catalogue = Catalogue(align_items(items, item_ids))
@@ -116,19 +126,27 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     scan, roles = scan_log(log_path, options, problems)
     items = None
     if items_path is not None:
-        items = read_items(items_path, problems, item=roles["item"], pictures=options.pictures)
+        key, column = options.catalogue_item, roles["item"]
+        items = read_items(items_path, problems, item=column, key=key, pictures=options.pictures)
+    elif options.catalogue_item is not None:
+        raise InputError(
+            "--catalogue-item names a column of items.csv, and there is no such table", path=path
+        )
     user_ids, item_ids, parts = encode_log(
         {"train": scan}, problems, known_items=None if items is None else items["item"]
     )
-    catalogue = Catalogue() if items is None else Catalogue(align_items(items, item_ids))
-    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped)
+    catalogue, notes = Catalogue(), tuple[str, ...]()
+    if items is not None and items_path is not None:
+        catalogue = Catalogue(align_items(items, item_ids))
+        notes = unknown_items(items, items_path.name, item_ids, parts, problems, path)
+    log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     name = log_path.name.split(".")[0] if path.is_file() else None
     return build_dataset(log, options, path, name)
 
 
 FORMAT = Format(
     "table",
-    "a .csv, .tsv (also .gz) or .parquet file, a folder with one, or with interactions.* or items.*",
+    "a .csv, .tsv, .data, .dat (also .gz) or .parquet file, a folder with one, or with interactions.* or items.*",
     detect,
     read,
 )

@@ -195,7 +195,8 @@ def test_compare(command, runs):
 def lists(table: pl.DataFrame, owner: str, listed: str) -> dict[str, list[dict[str, object]]]:
     found: dict[str, list[dict[str, object]]] = {}
     for row in table.iter_rows(named=True):
-        found.setdefault(row[owner], []).append({listed: row[listed], "score": row["score"]})
+        entry = {name: row[name] for name in (listed, "score", "basis") if name in row}
+        found.setdefault(row[owner], []).append(entry)
     return found
 
 
@@ -217,12 +218,16 @@ def test_new_items_and_bundles(command, runs, tmp_path):
     table = tmp_path / "new.csv"
     table.write_text("item,title\nfresh,tango salsa dance\nv00,salsa tango\n")
     first, second = (Path(shutil.copytree(runs["mhcr"], tmp_path / name)) for name in ("first", "second"))
-    told = command("add-items", first, table)
+    assert command("add-items", first, table, "--skip-known")["added"] == 1
+    told = command("add-items", first, table, "--replace")
     run = fl.Run(second)
-    added = run.add_items(table)
+    with pytest.raises(InputError, match=r"1 of the 2 items have clicks.*'v00'"):
+        run.add_items(table)
+    assert run.add_items(table, skip_known=True).skipped == 1
+    added = run.add_items(table, replace=True)
     counts = ("version", "added", "replaced", "items")
     assert {name: vars(added)[name] for name in counts} == {name: told[name] for name in counts}
-    assert (added.added, added.replaced) == (1, 1)
+    assert (added.added, added.replaced) == (0, 2)
     lists_of_all = run.recommend(k=61)
     assert "fresh" in lists_of_all["item"].to_list()
     told = command("recommend", first, "--users", "u00", "-k", 61)["lists"]
@@ -347,3 +352,44 @@ def test_settings_take_what_python_has():
         {"training": {"epochs": 3}},
     ]
     assert json.dumps(changes(None)) == "[]"
+
+
+def test_frames_are_read_like_files(tmp_path, runs):
+    rows = {"user": [f"u{n % 9}" for n in range(60)], "item": [f"i{n % 20}" for n in range(60)]}
+    frame = pl.DataFrame(rows).with_columns(day=pl.int_range(60) * 86_400)
+    frame.write_csv(tmp_path / "clicks.csv")
+    read, wanted = (
+        fl.read(data, user="user", item="item", time="day") for data in (frame, tmp_path / "clicks.csv")
+    )
+    assert read.content_hash == wanted.content_hash
+    assert (
+        fl.split(frame, by="random").content_hash
+        == fl.split(tmp_path / "clicks.csv", by="random").content_hash
+    )
+    with pytest.raises(InputError, match=r"^the data frame") as caught:
+        fl.read(frame.rename({"item": "thing"}), item="itme")
+    assert "firstlight-" not in str(caught.value)
+    new = pl.DataFrame({"item": ["framed"], "title": ["tango salsa dance"]})
+    run = fl.Run(Path(shutil.copytree(runs["mhcr"].path, tmp_path / "run")))
+    assert run.add_items(new).added == 1
+    with pytest.raises(InputError, match="one picture"):
+        run.add_items(new, title="more")
+    assert "framed" in run.recommend(k=200)["item"].to_list()
+
+
+def test_what_is_no_path_and_no_frame_is_refused():
+    for call in (fl.read, lambda given: fl.split(given, by="random")):
+        with pytest.raises(InputError, match="neither a path nor a polars data frame"):
+            call({"user": ["a"], "item": ["b"]})
+
+
+def test_lengths_of_lists(runs):
+    run = runs["mf"]
+    assert run.evaluate(k=5).table.columns == run.evaluate(k=[5]).table.columns
+    for k in (0, -1, 2.5, None, "ten", []):
+        with pytest.raises(InputError, match="k is"):
+            run.evaluate(k=k)
+        with pytest.raises(InputError, match="k is"):
+            run.recommend("u00", k=k)
+        with pytest.raises(InputError, match="k is"):
+            run.similar("v00", k=k)

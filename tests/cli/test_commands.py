@@ -268,7 +268,7 @@ def test_recommend_everybody_to_a_file(firstlight, runs, tmp_path, suffix):
     else:
         rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert made["rows"] == len(rows) == 5 * len(load_run(runs["mf"]).user_ids)
-    assert rows[0].keys() == {"user", "rank", "item", "score"}
+    assert rows[0].keys() == {"user", "rank", "item", "score", "basis"}
 
 
 def test_strangers_are_an_error(firstlight, runs, tmp_path):
@@ -283,3 +283,63 @@ def test_similar(firstlight, runs):
     assert item not in [entry["similar"] for entry in lists[item]]
     assert len(lists[item]) == 3
     assert firstlight("similar", runs["popularity"], "--items", item).code == 2
+
+
+@pytest.mark.parametrize("way", ["option", "file"])
+def test_who_is_named_twice_gets_one_list(firstlight, runs, tmp_path, way):
+    users, items = load_run(runs["mf"]).user_ids.to_list(), load_run(runs["mf"]).item_ids.to_list()
+    for command, ids, kind in (("recommend", users, "users"), ("similar", items, "items")):
+        named = [ids[3], ids[1], ids[3]]
+        (tmp_path / "ids.txt").write_text("\n".join(named))
+        asked = (
+            [f"--{kind}", ",".join(named)] if way == "option" else [f"--{kind}-file", tmp_path / "ids.txt"]
+        )
+        lists = firstlight(command, runs["mf"], *asked, "-k", 2, "--json").value["lists"]
+        assert list(lists) == [ids[3], ids[1]]
+        assert [len(entries) for entries in lists.values()] == [2, 2]
+        made = firstlight(command, runs["mf"], *asked, "-k", 2, "--out", tmp_path / "l.csv", "--json").value
+        assert made["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("by", "options", "said"),
+    [
+        ("leave-last", ["--seed", 3, "--test-share", 0.5], "--seed, --test-share play no part"),
+        ("time", ["--seed", 3], "--seed plays no part"),
+        ("random", ["--seed", 3, "--test-share", 0.3], ""),
+    ],
+)
+def test_options_that_a_split_does_not_read_are_told_of(firstlight, world, tmp_path, by, options, said):
+    done = firstlight("data", "split", world, tmp_path / "out", "--by", by, *options)
+    assert done.code == 0
+    assert said in done.err if said else done.err == ""
+
+
+@pytest.mark.parametrize("by", ["random", "leave-last", "time"])
+def test_a_part_that_comes_out_empty_is_told_of(firstlight, tmp_path, by):
+    rows = "".join(f"u{n // 2},i{n % 3},{n}\n" for n in range(4))
+    (tmp_path / "clicks.csv").write_text("user,item,time\n" + rows)
+    done = firstlight("data", "split", tmp_path / "clicks.csv", tmp_path / "out", "--by", by)
+    assert done.code == 0
+    assert "the valid part is empty: " in done.err
+    if by == "time":
+        assert "10% of 4 pairs is less than one" in done.err
+        assert "test part" not in done.err
+    else:
+        assert "the test part is empty: no user has 3 pairs" in done.err
+    more = ["--by", "random", "--valid-share", 0, "--test-share", 0]
+    assert firstlight("data", "split", tmp_path / "clicks.csv", tmp_path / "as asked", *more).err == ""
+
+
+def test_training_says_what_plays_no_part_and_what_is_missing(firstlight, world, split, tmp_path):
+    words = ["--loss", "bpr", "--temperature", "learned", "--epochs", 7, "--threads", 1]
+    words += ["--set", "training.lr=0.1", "--set", "evaluation.ks=[5]"]
+    done = firstlight("train", split, "--model", "item-knn", *words, "--out", tmp_path / "a")
+    assert done.code == 0
+    assert "--loss, --temperature, --epochs, training.lr play no part: item-knn has no training\n" in done.err
+    done = firstlight("train", split, "--model", "item-knn", "--threads", 1, "--out", tmp_path / "b")
+    assert "no part" not in done.err
+    (tmp_path / "clicks.csv").write_text("user,item\n" + "".join(f"u{n % 5},i{n}\n" for n in range(30)))
+    done = firstlight("train", tmp_path / "clicks.csv", "--model", "popularity", "--out", tmp_path / "c")
+    assert "no test part" in done.err
+    assert "firstlight data split" in done.err

@@ -48,7 +48,7 @@ def test_a_folder_of_images_becomes_an_encoder(firstlight, images, tmp_path):
         (["--set", "training.batch_size=64"], "18 usable images are fewer than one batch of 64"),
         (["--objective", "jigsaw"], "config field objective"),
         (["--recipe", "nothing"], "there is no recipe 'nothing'"),
-        (["--set", "encoder.dept=3"], "config field encoder.dept"),
+        (["--set", "encoder.dept=3"], "there is no setting 'encoder.dept'"),
         (["--split", "train"], "there is no sub-folder 'train'"),
         (["--image-column", "jpeg"], "needs a Parquet file"),
         (["--encoder", "nowhere"], "nowhere"),

@@ -413,7 +413,10 @@ def test_killed_again_and_again_it_comes_to_the_same_end(tmp_path):
         ({"encoder": {"refine": {}}}, "step encoder: give an encoder"),
         ({"encoder": {"pretrain": {"epochs": "many"}}}, "step pretrain, field epochs"),
         ({"encoder": {"pretrain": {"recipe": "pretrain-huge"}}}, "step pretrain, there is no recipe"),
-        ({"encoder": {"pretrain": {"set": {"training.lr": 1}}}}, "step pretrain, field training.lr"),
+        (
+            {"encoder": {"pretrain": {"set": {"training.lr": 1}}}},
+            "step pretrain, there is no setting 'training.lr'",
+        ),
         ({"encoder": {"given": "nowhere"}}, "step encoder, field given"),
         ({"train": {}}, "step train: "),
         ({"train": {"a": {"model": "oracle"}}}, "step train:a, "),
@@ -473,3 +476,31 @@ def test_real_films_are_planned_from_a_look_at_them(real_data):
     assert rows["data"]["size"] == "610 users, 9,742 items, 100,836 pairs"
     assert rows["pretrain"]["size"].startswith("9,517 covers")
     assert "--set views.encoder.path=movielens-small-out/encoders/refine" in rows["train:mhcr"]["commands"][0]
+
+
+def test_a_dry_run_looks_at_the_chosen_step_alone(made):
+    folder, _, _ = made
+    words = ["pipeline", str(folder / "tiny.yaml"), "--dry-run", "--out", str(folder / "out")]
+    shown = call([*words, "--only", "evaluate"])
+    assert [row["step"] for row in shown["steps"]] == ["evaluate:popularity", "evaluate:mhcr"]
+    assert shown["seconds_left"] == 0
+    with pytest.raises(InputError, match="there is no step 'evalaute'"):
+        call([*words, "--only", "evalaute"])
+    words[-1] = str(folder / "nowhere")
+    with pytest.raises(InputError, match="step train:mhcr reads what step split makes"):
+        call([*words, "--only", "train:mhcr"])
+
+
+def test_sizes_of_a_dry_run_follow_the_data(tmp_path):
+    (tmp_path / "clicks.csv").write_text("user,item\n" + "".join(f"u{n % 7},i{n}\n" for n in range(21)))
+    tree = {"data": {"path": str(tmp_path / "clicks.csv")}, "split": {"by": "random"}, "evaluate": None}
+    tree |= {"train": {"popularity": {"model": "popularity"}}, "export": None, "report": None}
+    file = write(tmp_path, tree)
+    words = ["pipeline", str(file), "--out", str(tmp_path / "out")]
+    call(words)
+    assert "21 pairs" in call([*words, "--dry-run"])["steps"][0]["size"]
+    with (tmp_path / "clicks.csv").open("a") as more:
+        more.write("u8,i40\nu9,i41\n")
+    shown = call([*words, "--dry-run"])["steps"][0]
+    assert shown["state"] == "to do"
+    assert "23 pairs" in shown["size"]

@@ -252,3 +252,85 @@ def test_clicks_of_new_items_are_told_of_and_not_read(trained):
     new = read_new_items(trained["data"])
     assert f"{dataset.train.n_pairs:,} clicks" in new.notes[0]
     assert len(new.ids) == N_ITEMS
+
+
+def clicks_of(run: Path) -> np.ndarray:
+    return load_run(run).seen.item_degrees
+
+
+@pytest.mark.parametrize("target", ["run", "bundle"])
+def test_the_whole_catalogue_every_night_keeps_what_training_made(run, trained, tmp_path, capfd, target):
+    place = run
+    if target == "bundle":
+        place = tmp_path / "bundle"
+        assert call(capfd, "export", run, place)[0] == 0
+    before = open_served(place).item_vectors().clone()
+    clicked = int((clicks_of(run) > 0).sum())
+    code, told, _ = call(capfd, "add-items", place, trained["data"])
+    assert code == 2
+    assert f"{clicked} of the {N_ITEMS} items have clicks" in told["error"]["problem"]
+    assert "'i0'" in told["error"]["problem"]
+    assert "--skip-known" in told["error"]["hint"]
+    assert "--replace" in told["error"]["hint"]
+    assert torch.equal(open_served(place).item_vectors(), before)
+    (tmp_path / "all.csv").write_text("item,title\ni0,soup bread\nnew,cat kitten\ni1,goal ball\n")
+    code, told, _ = call(capfd, "add-items", place, tmp_path / "all.csv", "--skip-known")
+    assert (code, told["added"], told["replaced"], told["skipped"]) == (0, 1, 0, 2)
+    code, told, _ = call(capfd, "add-items", place, tmp_path / "all.csv", "--skip-known")
+    assert (code, told["added"], told["skipped"], told["version"]) == (0, 0, 3, open_served(place).version)
+    assert torch.equal(open_served(place).item_vectors()[:N_ITEMS], before)
+    open_served(place).remove_items(["new"])
+    code, told, _ = call(capfd, "add-items", place, tmp_path / "all.csv", "--skip-known")
+    assert (told["added"], told["items"]) == (0, N_ITEMS)  # what somebody took out stays out
+    code, told, _ = call(capfd, "add-items", place, tmp_path / "all.csv", "--replace")
+    assert (code, told["added"], told["replaced"]) == (0, 1, 2)
+    assert not torch.equal(open_served(place).item_vectors()[:N_ITEMS], before)
+    assert call(capfd, "add-items", place, tmp_path / "all.csv", "--replace", "--skip-known")[0] == 2
+
+
+def test_what_cannot_be_placed_is_named_with_the_reason(run, tmp_path, capfd):
+    table, picture = tmp_path / "items.csv", tmp_path / "torn.jpg"
+    picture.write_bytes(b"\xff\xd8\xff\xe0corrupt")
+    np.save(tmp_path / "sound.npy", np.eye(1, 8, dtype=np.float32))
+    for content, more, wanted in (
+        ("item,title\na,cat\nb,\n", [], ["item 'b' (row 2)", "items.csv", "text (column title)", "sound"]),
+        ("item,title\na,cat\nb,xyzzy\n", [], ["item 'b' (row 2)", "no word that training knew"]),
+        ("item\nonly\n", [], ["1 of the new items", "item 'only' (row 1)", "text (column title)"]),
+        ("item,title\na,cat\n", ["--features", f"snd={tmp_path / 'sound.npy'}"], ["'snd'", "are: sound"]),
+    ):
+        table.write_text(content)
+        code, told, _ = call(capfd, "add-items", run, table, *more)
+        assert code == 2
+        for words in wanted:
+            assert words in told["error"]["message"], told["error"]["message"]
+    assert not (run / "additions").exists()
+
+
+def test_what_is_passed_over_is_told(run, tmp_path, capfd):
+    (tmp_path / "items.csv").write_text("item,title,colour\na,cat,red\na,dog,blue\n")
+    code, told, err = call(capfd, "add-items", run, tmp_path / "items.csv")
+    assert (code, told["added"]) == (0, 1)
+    assert "repeated item: 1 (item 'a' again; the first counts)" in err
+    assert "columns not read by the model: colour (it reads: sound (a feature), text (column title))" in err
+
+
+def test_a_picture_that_cannot_be_decoded_is_said_to_be_so(tmp_path, capfd):
+    """With a model that reads covers: alone it is refused by name, in a table the item has its title."""
+    world, made = tmp_path / "world", tmp_path / "run"
+    for words in (
+        ["simulate", world, "--users", 40, "--items", 40, "--set", "cover_size=16"],
+        ["train", world, "--model", "vbpr", "--epochs", 1, "--out", made, "--threads", 1],
+    ):
+        assert command([str(word) for word in words]) == 0
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0corrupt")
+    code, told, _ = call(capfd, "add-items", made, tmp_path / "torn.jpg")
+    assert code == 2
+    assert "item 'torn'" in told["error"]["message"]
+    assert "cannot be used" in told["error"]["message"]
+    assert "decode" in told["error"]["message"] or "picture" in told["error"]["message"]
+    title = pl.read_parquet(world / "items.parquet")["title"][0]
+    (tmp_path / "two.csv").write_text(f'item,title,cover\nx,"{title}",torn.jpg\n')
+    code, told, err = call(capfd, "add-items", made, tmp_path / "two.csv")
+    assert code == 0, told
+    assert (code, told["added"]) == (0, 1)
+    assert "item 'x' (row 1)" in err

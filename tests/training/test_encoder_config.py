@@ -51,7 +51,10 @@ def test_the_encoder_follows_from_the_images(images):
         (["mae.crop_scale=[0.5,0.2]"], "field mae.crop_scale"),
         (["mae.crop_scale=[0.5,2]"], "field mae.crop_scale"),
         (["mae.mask_ratio=1"], "field mae.mask_ratio"),
-        (["training.batchsize=3"], "field training.batchsize(.|\n)*not permitted"),
+        (
+            ["training.batchsize=3"],
+            "there is no setting 'training.batchsize'(.|\n)*did you mean 'training.batch_size'",
+        ),
         (["encoder=3"], "field encoder: not a mapping"),
         (["training.epochs"], "not of the form key.path=value"),
         (["training.batch_size=64"], "26 usable images are fewer than one batch of 64"),

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
-from firstlight.api.paths import Data, Place, dataset
+import polars as pl
+
+from firstlight.api.paths import Data, Place, dataset, place
 from firstlight.core.choices import one_of
+from firstlight.core.outputs import output
 from firstlight.data.cut import KNOWN, NEW, cut_dataset, write_cut
 from firstlight.data.dataset import Dataset
 from firstlight.data.folder import write_dataset
@@ -38,11 +41,11 @@ def _options(options: ReaderOptions) -> ReadOptions:
     return ReadOptions(**options)
 
 
-def read(path: Place, **options: Unpack[ReaderOptions]) -> Dataset:
+def read(path: Place | pl.DataFrame, **options: Unpack[ReaderOptions]) -> Dataset:
     """Read a click log, and what is known of its items, in any supported format.
 
     Args:
-        path: A folder or file.
+        path: A folder or file; or a polars data frame of clicks, with the columns that a file would have.
         **options: What counts as an interaction: ``user``, ``item``, ``time`` and ``value`` name columns of a table;
             ``catalogue_item`` the ids' column in the table of items; ``min_value``, ``k_core``, ``duplicates``,
             ``on_bad_rows`` and ``header`` as the commands have them.
@@ -50,7 +53,7 @@ def read(path: Place, **options: Unpack[ReaderOptions]) -> Dataset:
     Raises:
         InputError: The format is unknown, or a file is broken; with file, line and what to do.
     """
-    return read_dataset(Path(path), _options(options))
+    return dataset(path, _options(options))
 
 
 def inspect(path: Place, **options: Unpack[ReaderOptions]) -> Inspection:
@@ -63,7 +66,7 @@ def inspect(path: Place, **options: Unpack[ReaderOptions]) -> Inspection:
     Raises:
         InputError: Nothing can be read at all.
     """
-    return inspect_path(Path(path), _options(options))
+    return inspect_path(place(path, "path"), _options(options))
 
 
 def convert(data: Data, out: Place) -> Dataset:
@@ -79,7 +82,9 @@ def convert(data: Data, out: Place) -> Dataset:
     Raises:
         InputError: ``data`` cannot be read, or ``out`` holds something.
     """
-    write_dataset(dataset(data), Path(out))
+    read = dataset(data)
+    with output(out):
+        write_dataset(read, Path(out))
     return read_dataset(Path(out))
 
 
@@ -88,9 +93,9 @@ def split(
     out: Place | None = None,
     *,
     by: SplitName,
-    seed: int = 0,
-    valid_share: float = SplitOptions.valid_share,
-    test_share: float = SplitOptions.test_share,
+    seed: int | None = None,
+    valid_share: float | None = None,
+    test_share: float | None = None,
 ) -> Dataset:
     """Split a dataset into train, valid and test.
 
@@ -98,14 +103,23 @@ def split(
         data: A dataset, or where one is; parts that it has are pooled first.
         out: A folder to write it to, if it is to be kept; it must not hold anything.
         by: ``random``, ``time``, ``leave-last`` or ``cold-items``; see :mod:`firstlight.data.split`.
-        seed: Seed of the splits that draw at random.
-        valid_share: Share held out for choosing models.
-        test_share: Share held out for final numbers.
+        seed: Seed of the splits that draw at random; 0 if None.
+        valid_share: Share held out for choosing models; 0.1 if None.
+        test_share: Share held out for final numbers; 0.2 if None.
 
     Raises:
         InputError: ``data`` cannot be read or split so, or ``out`` holds something.
     """
-    parts = split_dataset(dataset(data), SplitOptions(by, seed, valid_share, test_share))
+    from firstlight.cli.notes import of_split
+    from firstlight.cli.output import say
+
+    told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
+    given = {name: value for name, value in told.items() if value is not None}
+    options = SplitOptions(by, **given)  # type: ignore[arg-type]  # each of its own type
+    whole = dataset(data)
+    parts = split_dataset(whole, options)
+    for note in of_split(options, list(given), whole, parts):
+        say(note)
     return parts if out is None else convert(parts, out)
 
 
@@ -127,7 +141,8 @@ def cut(data: Data, out: Place | None = None) -> tuple[Dataset, Dataset]:
     known, new = cut_dataset(dataset(data))
     if out is None:
         return known, new
-    write_cut(known, new, Path(out))
+    with output(out):
+        write_cut(known, new, Path(out))
     return read_dataset(Path(out) / KNOWN), read_dataset(Path(out) / NEW)
 
 
@@ -157,5 +172,7 @@ def simulate(
 
     named = {"n_users": users, "n_items": items, "seed": seed}
     given = {name: number for name, number in named.items() if number is not None}
-    write_simulation(draw(validated(SimulationConfig, {**(set or {}), **given}, "set")), Path(out))
+    world = draw(validated(SimulationConfig, {**(set or {}), **given}, "set"))
+    with output(out):
+        write_simulation(world, Path(out))
     return read_dataset(Path(out))

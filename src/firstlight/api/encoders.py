@@ -13,6 +13,7 @@ import polars as pl
 
 from firstlight.api.paths import Place, changes, listener, optional
 from firstlight.core.files import read_json
+from firstlight.core.outputs import check_folder, output
 from firstlight.core.shown import Shown
 from firstlight.evaluation.encoder_config import ProbeConfig
 from firstlight.evaluation.encoder_report import measures
@@ -146,6 +147,7 @@ def pretrain(
         overrides=changes(set, training__epochs=epochs, training__seed=seed, training__threads=threads),
         start=None if start is None else load_encoder(start).vit.config,
     )
+    check_folder(out)
     with listener(progress) as emit:
         pretrain_run(found, config, Path(out), start=start, resume=resume, emit=emit)
     return TrainedEncoder(out)
@@ -204,6 +206,7 @@ def refine(
             refiner__temperature=temperature,
         ),
     )
+    check_folder(out)
     with listener(progress) as emit:
         refine_run(found, Path(encoder), config, Path(out), resume=resume, emit=emit)
     return TrainedEncoder(out)
@@ -246,6 +249,7 @@ def embed(
     """
     from firstlight.cli.embed import EmbedProgress
 
+    check_folder(out)
     return embed_files(
         Path(images),
         Path(encoder),
@@ -327,5 +331,6 @@ def probe(
     if out is not None:
         from firstlight.reports.encoder import write_probe
 
-        write_probe(Path(out), result)
+        with output(out):
+            write_probe(Path(out), result)
     return Probed(result)

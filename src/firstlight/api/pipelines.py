@@ -60,5 +60,5 @@ def run_pipeline(
 
     name, folder, texts = os.fspath(config), optional(out), changes(set)
     if dry_run:
-        return outline(name, folder, texts)
+        return outline(name, folder, texts, only=only)
     return carry_out(name, execute, folder, texts, only=only, emit=tell)

@@ -10,9 +10,22 @@ from typing import Any, Literal, overload
 
 import polars as pl
 
-from firstlight.api.paths import Data, Place, changes, dataset, folder_of, ids, listener, optional
+from firstlight.api.paths import (
+    Data,
+    Place,
+    changes,
+    dataset,
+    folder_of,
+    ids,
+    length,
+    lengths,
+    listener,
+    optional,
+)
+from firstlight.api.paths import new_items as read_items
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import check_folder
 from firstlight.core.shown import Shown
 from firstlight.evaluation.compare import compare as compare_runs
 from firstlight.evaluation.ranking import metric_table
@@ -105,7 +118,7 @@ class Run(Shown, os.PathLike[str]):
         *,
         targets: Warmth = "all",
         pool: Warmth = "all",
-        k: Iterable[int] = (10, 20, 50),
+        k: int | Iterable[int] = (10, 20, 50),
         part: Part = "test",
         protocol: Literal["ranking"] = "ranking",
     ) -> Assessment: ...
@@ -115,7 +128,7 @@ class Run(Shown, os.PathLike[str]):
         self,
         data: Data | None = None,
         *,
-        k: Iterable[int] = (10, 20, 50),
+        k: int | Iterable[int] = (10, 20, 50),
         part: Part = "test",
         protocol: Literal["cold"],
     ) -> ColdAssessment: ...
@@ -135,14 +148,17 @@ class Run(Shown, os.PathLike[str]):
 
     def add_items(
         self,
-        new_items: Place,
+        new_items: Place | pl.DataFrame,
         *,
         title: str | None = None,
         id: str | None = None,
         features: Mapping[str, Place] | None = None,
+        replace: bool = False,
+        skip_known: bool = False,
     ) -> Added:
         """Make items without clicks recommendable; see :func:`firstlight.add_items`."""
-        return add_items(self, new_items, title=title, id=id, features=features)
+        how = {"replace": replace, "skip_known": skip_known}
+        return add_items(self, new_items, title=title, id=id, features=features, **how)
 
     def arrivals(self, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:
         """Whether people find the items that were added; see :func:`firstlight.arrivals`."""
@@ -209,6 +225,9 @@ def train(
         InputError: A name or value is not valid, the data cannot be trained on, or ``out`` holds something else.
         DivergenceError: The numbers blew up; the last good checkpoint is kept.
     """
+    from firstlight.cli.notes import ignored_by_training, without_test
+
+    check_folder(out)
     if refit is not None:
         if any(
             v is not None for v in (model, loss, temperature, negatives, recipe, set, epochs, seed, start)
@@ -231,8 +250,13 @@ def train(
         start=optional(start),
     )
     yesterday = None if start is None else _run(start)
+    read = dataset(data)
+    named = {"loss": loss, "temperature": temperature, "negatives": negatives, "epochs": epochs}
+    given = [name for name, value in named.items() if value is not None]
     with listener(progress) as emit:
-        train_run(dataset(data), config, Path(out), start=yesterday, resume=resume, emit=emit)
+        for note in (*ignored_by_training(config, given, set or {}), *without_test(read)):
+            emit("message", text=note)
+        train_run(read, config, Path(out), start=yesterday, resume=resume, emit=emit)
     return Run(out)
 
 
@@ -243,7 +267,7 @@ def evaluate(
     *,
     targets: Warmth = "all",
     pool: Warmth = "all",
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["ranking"] = "ranking",
 ) -> Assessment: ...
@@ -254,7 +278,7 @@ def evaluate(
     run: Run | Place,
     data: Data | None = None,
     *,
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["cold"],
 ) -> ColdAssessment: ...
@@ -266,7 +290,7 @@ def evaluate(
     *,
     targets: Warmth = "all",
     pool: Warmth = "all",
-    k: Iterable[int] = (10, 20, 50),
+    k: int | Iterable[int] = (10, 20, 50),
     part: Part = "test",
     protocol: Literal["ranking", "cold"] = "ranking",
 ) -> Assessment | ColdAssessment:
@@ -279,7 +303,7 @@ def evaluate(
         data: Another dataset to test on, whose ids are matched; the run's own if None.
         targets: Count held-out pairs on ``all``, ``warm`` or ``cold`` items.
         pool: Rank ``all``, ``warm`` or ``cold`` items.
-        k: Lengths of the list.
+        k: Lengths of the list, or one.
         part: Which part is held out, ``valid`` or ``test``.
         protocol: ``ranking``: one ranking; ``cold``: warm and cold targets side by side, each in its own pool and in
             the whole one. What this finds on the run's own test part stays in the run's folder, where :func:`report`
@@ -289,7 +313,7 @@ def evaluate(
         InputError: There is no such part, or nothing in it to rank.
     """
     one_of(protocol, ("ranking", "cold"), "protocol")
-    loaded, other, cuts = _run(run), None if data is None else dataset(data), sorted({*k})
+    loaded, other, cuts = _run(run), None if data is None else dataset(data), lengths(k)
     if protocol == "ranking":
         return assess(loaded, other, part=part, targets=targets, pool=pool, ks=cuts)
     if (targets, pool) != ("all", "all"):
@@ -331,14 +355,15 @@ def recommend(target: Target, users: str | Iterable[object] | None = None, k: in
         k: Length of the lists; users with fewer items left get fewer.
 
     Returns:
-        ``user``, ``rank`` (from 1), ``item``, ``score``.
+        ``user``, ``rank`` (from 1), ``item``, ``score``, ``basis``: ``model``, or ``popular`` for users without a click
+        in what the model was trained on, whose scores are clicks.
 
     Raises:
         InputError: It is neither a run nor a bundle, or an id is unknown.
     """
     from firstlight.cli.output import tell
 
-    return pl.concat(served.recommend(_target(target), ids(users, "users"), k, tell))
+    return pl.concat(served.recommend(_target(target), ids(users, "users"), length(k), tell))
 
 
 def similar(target: Target, items: str | Iterable[object] | None = None, k: int = 10) -> pl.DataFrame:
@@ -357,35 +382,44 @@ def similar(target: Target, items: str | Iterable[object] | None = None, k: int 
     """
     from firstlight.cli.output import tell
 
-    return pl.concat(served.similar(_target(target), ids(items, "items"), k, tell))
+    return pl.concat(served.similar(_target(target), ids(items, "items"), length(k), tell))
 
 
 def add_items(
     target: Target,
-    new_items: Place,
+    new_items: Place | pl.DataFrame,
     *,
     title: str | None = None,
     id: str | None = None,
     features: Mapping[str, Place] | None = None,
+    replace: bool = False,
+    skip_known: bool = False,
 ) -> Added:
     """Make items without clicks recommendable, by their content; nothing is retrained.
 
-    Items whose ids are there already are replaced. What was added is durable when this returns.
+    Items that are there already are replaced if nobody has clicked them, and refused if somebody has. What was added is
+    durable when this returns.
 
     Args:
         target: A run or a bundle whose model reads content.
-        new_items: A dataset, a table of items, or one picture.
+        new_items: A dataset, a table of items (also as a polars data frame), or one picture.
         title: Title of the item of a picture.
         id: Its id; the file's name if None.
         features: Name → file of features of the items (.npy, .safetensors), row by row.
+        replace: Replace items that have clicks, too: content ranks them from now on.
+        skip_known: Add only items that were never there, and leave all others as they are.
 
     Raises:
-        InputError: Something cannot be read, or the model reads no content. Nothing is added then.
+        InputError: Something cannot be read, the model reads no content, or an item has clicks already. Nothing is
+            added then.
     """
     from firstlight.cli.output import tell
 
     files = {name: Path(file) for name, file in (features or {}).items()}
-    return served.add_items(_target(target), Path(new_items), title=title, item=id, features=files, emit=tell)
+    how = {"replace": replace, "skip_known": skip_known}
+    return served.add_items(
+        _target(target), read_items(new_items), title=title, item=id, features=files, **how, emit=tell
+    )
 
 
 def arrivals(target: Target, data: Data, *, label: str | None = None, k: int = 20) -> ArrivalReport:
@@ -407,7 +441,7 @@ def arrivals(target: Target, data: Data, *, label: str | None = None, k: int = 2
 
     later = dataset(data)
     bundle = served.open_served(_target(target), tell)
-    return measure_arrivals(bundle, later, label=label, k=k, folder=folder_of(later))
+    return measure_arrivals(bundle, later, label=label, k=length(k), folder=folder_of(later))
 
 
 def export(run: Run | Place, bundle: Place, *, items: Place | None = None) -> Bundle:
@@ -497,7 +531,7 @@ def report(
         users=ids(users, "users"),
         probe=optional(probe),
         arrivals=optional(arrivals),
-        k=k,
+        k=length(k),
         title=title,
         emit=tell,
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from firstlight.cli.options import Reading, command
-from firstlight.cli.output import Answer, draw_pairs, draw_table
+from firstlight.cli.output import Answer, draw_pairs, draw_table, say
 from firstlight.core.choices import one_of
 from firstlight.core.errors import place
+from firstlight.core.outputs import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,8 @@ def convert(path: Source, out: Target, reading: Reading) -> Answer:
     from firstlight.data.folder import write_dataset
 
     dataset = reading.read(path)
-    write_dataset(dataset, out)
+    with output(out):
+        write_dataset(dataset, out)
     return _written(dataset, out)
 
 
@@ -60,7 +62,9 @@ def split(
     by: Annotated[
         str, typer.Option(metavar="|".join(SPLITS), help="How to choose what is held out; see the guide.")
     ],
-    seed: Annotated[int, typer.Option(help="Seed of the splits that draw at random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the splits that draw at random. [default: 0]")
+    ] = None,
     valid_share: Annotated[
         float | None, typer.Option(help="Share held out for choosing models. [default: 0.1]")
     ] = None,
@@ -70,17 +74,19 @@ def split(
 ) -> Answer:
     """Split a dataset into train, valid and test, and write it as a dataset folder."""
     one_of(by, SPLITS, "--by")
+    from firstlight.cli.notes import of_split
     from firstlight.data.folder import write_dataset
     from firstlight.data.split import SplitOptions, split_dataset
 
-    shares = {
-        name: share
-        for name, share in (("valid_share", valid_share), ("test_share", test_share))
-        if share is not None
-    }
-    options = SplitOptions(by=by, seed=seed, **shares)  # type: ignore[arg-type]  # checked by one_of
-    dataset = split_dataset(reading.read(path), options)
-    write_dataset(dataset, out)
+    told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
+    given = {name: value for name, value in told.items() if value is not None}
+    options = SplitOptions(by=by, **given)  # type: ignore[arg-type]  # checked by one_of
+    whole = reading.read(path)
+    dataset = split_dataset(whole, options)
+    with output(out):
+        write_dataset(dataset, out)
+    for note in of_split(options, list(given), whole, dataset):
+        say(note)
     return _written(dataset, out)
 
 
@@ -93,7 +99,8 @@ def cut(path: Source, out: Target, reading: Reading) -> Answer:
     from firstlight.data.cut import cut_dataset, write_cut
 
     known, new = cut_dataset(reading.read(path))
-    write_cut(known, new, out)
+    with output(out):
+        write_cut(known, new, out)
     value = {"out": out, "known": known.summary(), "new": new.summary()}
     said = f"{out}: {known.n_items:,} items known, {new.n_items:,} that come after"
     return Answer(value, lambda console: console.print(said))

@@ -13,6 +13,7 @@ from firstlight.cli.options import command, two_integers
 from firstlight.cli.output import Answer, draw_pairs, say
 from firstlight.cli.vision import IdColumn, ImageColumn, Images, Part
 from firstlight.core.choices import one_of
+from firstlight.core.outputs import check_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,6 +71,7 @@ def embed(
             one_of(value, allowed, option)
     from firstlight.views.embed_files import embed_files
 
+    check_folder(out)
     result = embed_files(
         images,
         encoder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -238,15 +237,10 @@ def validated(config: type[Config], fields: dict[str, Any], option: str = "--set
     """
     from pydantic import ValidationError
 
+    from firstlight.core.refusals import refusal
+
     try:
         return config.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        near = difflib.get_close_matches(field, config.model_fields, n=1)
-        unknown = first["type"] == "extra_forbidden"
-        problem = f"there is no setting {field!r}" if unknown else f"{field}: {first['msg']}"
-        hint = f"did you mean {near[0]!r}? " if unknown and near else ""
-        raise InputError(
-            f"{option} {problem}", hint=f"{hint}known: {', '.join(config.model_fields)}"
-        ) from error
+        problem, hint = refusal(error, config)
+        raise InputError(f"{option}: {problem}", hint=hint) from error

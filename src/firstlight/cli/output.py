@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from firstlight.core.values import plain
+from firstlight.core.values import plain, text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,18 +87,3 @@ def draw_pairs(target: Console, pairs: Mapping[str, Any], *, title: str | None =
     width = max(map(len, pairs), default=0)
     for name, value in pairs.items():
         target.print(f"  {name:<{width}}  {text(value)}")
-
-
-def text(value: Any) -> str:
-    """A value as people read it: four decimals, thousands apart, a dash for nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return str(value)
-        return f"{value:.4f}" if abs(value) < 1e4 and (abs(value) >= 1e-3 or value == 0) else f"{value:.3g}"
-    return str(value)

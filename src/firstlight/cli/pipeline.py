@@ -50,7 +50,7 @@ def pipeline(
     from firstlight.pipeline.outline import carry_out, outline
 
     if dry_run:
-        ahead = outline(config, out, changes or []).to_dict()
+        ahead = outline(config, out, changes or [], only=only).to_dict()
         return Answer(ahead, lambda console: _draw_dry(console, ahead))
     done = carry_out(config, execute, out, changes or [], only=only, emit=tell)
     return Answer(done.to_dict(), lambda console: _draw(console, done))

@@ -12,6 +12,7 @@ from firstlight.cli.options import command, integers, names, nested, settings, v
 from firstlight.cli.output import Answer, draw_table
 from firstlight.cli.progress import TrainingProgress
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +99,8 @@ def probe(
     if out is not None:
         from firstlight.reports.encoder import write_probe
 
-        write_probe(out, value)
+        with output(out):
+            write_probe(out, value)
     return Answer(value, lambda console: _draw(console, value, out))
 
 

@@ -7,7 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from firstlight.cli.output import say, text
+from firstlight.cli.output import say
+from firstlight.core.values import text
 from firstlight.models import MODELS
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from firstlight.cli.output import Answer, draw_table, say, tell
 from firstlight.cli.training import draw_metrics
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import check_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -156,7 +157,7 @@ def recommend(
     k: Length = 20,
     out: Output = None,
 ) -> Answer:
-    """List the best unseen items of users.
+    """List the best unseen items of users; those without a training click get the most popular ones.
 
     Without --users or --users-file the lists of all users are written to --out.
     """
@@ -212,6 +213,7 @@ def _lists(tables: Iterator[pl.DataFrame], run: Path, out: Path | None, owner: s
     from firstlight.training.recommend import write_lists
 
     if out is not None:
+        check_file(out)
         rows = write_lists(tables, out)
         return Answer(
             {"run": run, "out": out, "rows": rows}, lambda target: target.print(f"{out}: {rows:,} rows")
@@ -219,16 +221,18 @@ def _lists(tables: Iterator[pl.DataFrame], run: Path, out: Path | None, owner: s
     lists: dict[str, list[dict[str, Any]]] = {}
     for table in tables:
         for row in table.iter_rows(named=True):
-            lists.setdefault(row[owner], []).append({listed: row[listed], "score": row["score"]})
+            entry = {name: value for name, value in row.items() if name not in (owner, "rank")}
+            lists.setdefault(row[owner], []).append(entry)
     if not lists:
         say("there is nothing to list")
 
     def draw(target: Console) -> None:
         rows = [
-            [name, place, entry[listed], entry["score"]]
+            [name, place, *entry.values()]
             for name, entries in lists.items()
             for place, entry in enumerate(entries, 1)
         ]
-        draw_table(target, [owner, "rank", listed, "score"], rows)
+        basis = ["basis"] if listed == "item" else []
+        draw_table(target, [owner, "rank", listed, "score", *basis], rows)
 
     return Answer({"run": run, "lists": lists}, draw)

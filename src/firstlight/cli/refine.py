@@ -24,6 +24,7 @@ from firstlight.cli.vision import (
     Threads,
     shorthands,
 )
+from firstlight.core.outputs import check_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +66,7 @@ def refine(
     from firstlight.training.refine_config import build_refine_config
     from firstlight.vision.images import open_images
 
+    check_folder(out)
     found = open_images(images, image_column=image_column, id_column=id_column, split=split)
     overrides = shorthands(changes, epochs=epochs, seed=seed, threads=threads)
     overrides += [] if head_epochs is None else [f"heads.epochs={head_epochs}"]

@@ -36,16 +36,29 @@ def add_items(
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Features of the items (.npy, .safetensors), row by row."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Replace items that have clicks, too: content ranks them from now on."
+        ),
+    ] = False,
+    skip_known: Annotated[
+        bool,
+        typer.Option(
+            "--skip-known", help="Add only items that were never there, and leave all others alone."
+        ),
+    ] = False,
 ) -> Answer:
     """Make items without clicks recommendable, by their content; nothing is retrained.
 
-    Items whose ids are there already are replaced.
+    Items that are there already are replaced if nobody has clicked them; those with clicks are refused, unless
+    --replace or --skip-known says what to do.
     """
     from firstlight.pipeline import served
 
-    added = served.add_items(
-        target, new_items, title=title, item=item, features=_files(features or []), emit=tell
-    )
+    files = _files(features or [])
+    how = {"replace": replace, "skip_known": skip_known}
+    added = served.add_items(target, new_items, title=title, item=item, features=files, **how, emit=tell)
     value = {"target": target, **vars(added)}
     return Answer(value, lambda console: draw_pairs(console, value))
 
@@ -126,6 +139,10 @@ def serve_until_stopped(
     from firstlight.serving.server.process import serve as serve_http
     from firstlight.serving.server.settings import Settings
 
+    if not target.exists():
+        raise InputError(
+            "there is no such folder", path=target, hint="give a run, or the BUNDLE of firstlight export"
+        )
     chosen = validated(Settings, {**limits, "index": index, "token": token})
     if token is None:
         say(f"no token: nobody may change anything (set {TOKEN_VARIABLE} or --token-file)")

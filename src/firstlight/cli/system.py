@@ -13,6 +13,7 @@ import typer
 
 from firstlight.cli.options import command, settings, validated
 from firstlight.cli.output import Answer, draw_pairs, draw_table, say, tell
+from firstlight.core.outputs import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,7 +174,8 @@ def simulate(
     config = validated(SimulationConfig, settings(changes or []) | given)
     say("drawing the world …")
     world = simulate_world(config)
-    write_simulation(world, out)
+    with output(out):
+        write_simulation(world, out)
     dataset = world.dataset
     clicks = sum(part.n_pairs for part in dataset.parts.values())
     value = {

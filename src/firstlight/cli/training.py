@@ -9,9 +9,10 @@ import typer
 
 from firstlight.cli.data import Source
 from firstlight.cli.options import Reading, command
-from firstlight.cli.output import Answer, draw_table
+from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.progress import TrainingProgress
 from firstlight.core.errors import InputError
+from firstlight.core.outputs import check_folder
 from firstlight.models import MODELS
 
 if TYPE_CHECKING:
@@ -77,13 +78,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> Answer:
     """Train a model on a dataset and evaluate it on the test part."""
+    from firstlight.cli.notes import ignored_by_training, without_test
     from firstlight.training.config import build_config
     from firstlight.training.run import train as train_run
     from firstlight.training.run_folder import load_run
 
+    check_folder(out)
     if refit is not None:
-        given = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
-        if any(option is not None and option != [] for option in given):
+        others = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
+        if any(option is not None and option != [] for option in others):
             raise InputError(
                 "--refit takes all settings from its run",
                 hint="of other options, only --threads and --resume go with it",
@@ -103,7 +106,11 @@ def train(
         seed=seed,
         start=start,
     )
+    named = {"--loss": loss, "--temperature": temperature, "--negatives": negatives, "--epochs": epochs}
+    given = [name for name, value in named.items() if value is not None]
     dataset = reading.read(path)
+    for note in (*ignored_by_training(config, given, changes or []), *without_test(dataset)):
+        say(note)
     with TrainingProgress() as progress:
         result = train_run(dataset, config, out, start=yesterday, resume=resume, emit=progress)
     return Answer({"run": str(out), **result}, lambda console: draw_result(console, out, result))

@@ -10,6 +10,7 @@ import typer
 from firstlight.cli.options import command
 from firstlight.cli.output import Answer, draw_pairs
 from firstlight.cli.progress import TrainingProgress, duration
+from firstlight.core.outputs import check_folder
 from firstlight.vision import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def pretrain(
     from firstlight.vision.encoder_file import load_encoder
     from firstlight.vision.images import open_images
 
+    check_folder(out)
     found = open_images(images, image_column=image_column, id_column=id_column, split=split)
     config = build_pretrain_config(
         found,

@@ -1,4 +1,4 @@
-"""Values as JSON takes them."""
+"""Values as JSON takes them, and as people read them."""
 
 from __future__ import annotations
 
@@ -24,4 +24,19 @@ def plain(value: Any) -> Any:
         return plain(value.to_list())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    return str(value)
+
+
+def text(value: Any) -> str:
+    """A value as people read it: four decimals, thousands apart, a dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return f"{value:.4f}" if abs(value) < 1e4 and (abs(value) >= 1e-3 or value == 0) else f"{value:.3g}"
     return str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from firstlight.core.errors import InputError
+from firstlight.core.refusals import did_you_mean
 from firstlight.training.recipes import merge, override
 
 SplitName = Literal["random", "time", "leave-last", "cold-items"]
@@ -316,8 +316,7 @@ def read_pipeline(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Pi
     if path.suffix not in (".yaml", ".yml"):
         known = list_pipelines()
         if str(config) not in known:
-            near = difflib.get_close_matches(str(config), known, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
+            guess = did_you_mean(str(config), known)
             raise InputError(
                 f"there is no pipeline {str(config)!r}",
                 hint=f"{guess}known: {', '.join(known)}; or give a .yaml file",
@@ -359,8 +358,7 @@ def _refusal(error: ValidationError, tree: dict[str, Any], path: Path) -> InputE
     elif step == "encoder" and rest and rest[0] in ("pretrain", "refine"):
         step, rest = rest[0], rest[1:]
     if step not in PipelineConfig.model_fields and len(location) == 1:
-        near = difflib.get_close_matches(step, PipelineConfig.model_fields, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(step, list(PipelineConfig.model_fields))
         return InputError(f"there is no step {step!r}", path=path, hint=guess + _KEYS)
     if first["type"] == "missing" and not rest:
         return InputError(f"step {step} is missing", path=path, hint=_KEYS)
@@ -368,10 +366,11 @@ def _refusal(error: ValidationError, tree: dict[str, Any], path: Path) -> InputE
     known = _fields_at(location)
     hint = None
     if first["type"] == "extra_forbidden" and known:
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+        hint = f"{did_you_mean(location[-1], known)}known: {', '.join(known)}"
         return InputError(f"{where}: there is no such field", path=path, hint=hint)
     said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":  # a regular expression helps nobody
+        said = "only letters, digits, dots and dashes make a name"
     got = f" (got {first['input']!r})" if rest and not isinstance(first["input"], dict) else ""
     return InputError(f"{where}: {said}{got}", path=path, hint=hint)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from firstlight.data.formats import ReadOptions, read_dataset
 from firstlight.pipeline.config import PipelineConfig
 from firstlight.pipeline.plan import Step
-from firstlight.pipeline.run import last_answer, last_seconds
+from firstlight.pipeline.run import last_seconds, states
 
 #: Products of an MAE step on one image of 64 tokens at width 192 and depth 12, of which two cores make 240 a second.
 _IMAGES_A_SECOND, _REFERENCE = 240.0, 12 * 192**2 * 64
@@ -56,7 +56,7 @@ class Estimate:
 
 
 def sizes_of(config: PipelineConfig, steps: Sequence[Step], out: Path) -> Sizes:
-    """Sizes from the data's step if it was run, from the settings of the world, or from a look at the data.
+    """Sizes from what the data's step left, if that is up to date, else from the world's settings or the data.
 
     Raises:
         InputError: The data cannot be read.
@@ -64,11 +64,12 @@ def sizes_of(config: PipelineConfig, steps: Sequence[Step], out: Path) -> Sizes:
     facts = steps[0].facts
     if facts is not None:
         return Sizes(int(facts["users"]), int(facts["items"]), int(facts["pairs"]), int(facts["images"]))
-    made = last_answer(steps[0], out)
     path = config.data.path
     assert path is not None
+    # What was read the last time says nothing of data that have changed since.
+    made = states(steps[:1], out)[steps[0].name] == "done"
     options = ReadOptions(**config.data.read.model_dump(exclude_none=True))
-    dataset = read_dataset(steps[0].output if made is not None else path, options)
+    dataset = read_dataset(steps[0].output if made else path, options)
     items = dataset.catalogue.items
     images = len(items) - items["cover"].null_count() if "cover" in items.columns else 0
     pairs = sum(part.n_pairs for part in dataset.parts.values())

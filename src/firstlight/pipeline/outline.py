@@ -15,7 +15,15 @@ from firstlight.core.shown import Shown
 from firstlight.pipeline.config import PipelineConfig, read_pipeline
 from firstlight.pipeline.estimate import estimate, expected_seconds, sizes_of
 from firstlight.pipeline.plan import Step, plan
-from firstlight.pipeline.run import Execute, StepResult, run_pipeline, states
+from firstlight.pipeline.run import (
+    Execute,
+    StepResult,
+    check_place,
+    chosen_steps,
+    not_there,
+    run_pipeline,
+    states,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,12 +143,19 @@ def planned(
     return settings, plan(settings, folder, source), folder
 
 
-def outline(config: str, out: Path | None = None, changes: Sequence[str] = ()) -> Outline:
-    """What a pipeline would do; nothing is run. Arguments and errors: :func:`planned`."""
+def outline(
+    config: str, out: Path | None = None, changes: Sequence[str] = (), *, only: str | None = None
+) -> Outline:
+    """What a pipeline would do; nothing is run. Arguments and errors: :func:`carry_out`."""
     settings, steps, folder = planned(config, out, changes)
+    chosen = chosen_steps(steps, only)
+    check_place(folder)
     sizes, state = sizes_of(settings, steps, folder), states(steps, folder)
     rows: list[dict[str, Any]] = []
-    for step in steps:
+    for step in chosen:
+        for missing in step.needs:
+            if state[missing] != "done" and missing not in {other.name for other in chosen}:
+                raise not_there(step, missing, folder)
         expected = estimate(step, steps, sizes, folder)
         lines = [command_line(words) for words in step.commands]
         if step.kind == "numbers":

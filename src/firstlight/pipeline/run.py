@@ -21,6 +21,7 @@ from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import alone, read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
+from firstlight.core.outputs import check_folder
 from firstlight.data.cut import KNOWN, NEW
 from firstlight.pipeline.plan import RESUMING, Step, Words
 
@@ -104,7 +105,8 @@ def run_pipeline(
         FirstlightError: A step failed; its name stands before its own message.
     """
     out = Path(out)
-    chosen = _chosen(steps, only)
+    chosen = chosen_steps(steps, only)
+    check_place(out)
     with alone(out, "pipeline"):
         results: list[StepResult] = []
         digests: dict[str, str] = {}
@@ -116,12 +118,7 @@ def run_pipeline(
                     digests[step.name] = digest
                 continue
             if wanted is None:
-                missing = next(name for name in step.needs if name not in digests)
-                raise InputError(
-                    f"step {step.name} reads what step {missing} makes, and that is not there or out of date",
-                    path=out,
-                    hint=f"run it first with --only {missing}, or leave --only out",
-                )
+                raise not_there(step, next(name for name in step.needs if name not in digests), out)
             ahead = _ahead(steps[number - 1 :], out, expected)
             result = _one(step, out, wanted, execute, f"[{number}/{len(steps)}] {step.name}", ahead, emit)
             results.append(result)
@@ -131,7 +128,12 @@ def run_pipeline(
     return results
 
 
-def _chosen(steps: Sequence[Step], only: str | None) -> list[Step]:
+def chosen_steps(steps: Sequence[Step], only: str | None) -> list[Step]:
+    """The steps of a name (``train`` stands for every ``train:NAME``); all if None.
+
+    Raises:
+        InputError: There is none.
+    """
     if only is None:
         return list(steps)
     chosen = [step for step in steps if step.name == only or step.name.partition(":")[0] == only]
@@ -140,6 +142,31 @@ def _chosen(steps: Sequence[Step], only: str | None) -> list[Step]:
             f"there is no step {only!r}", hint=f"steps: {', '.join(step.name for step in steps)}"
         )
     return chosen
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds what no pipeline made: its outputs would stand among somebody's files.
+
+    Raises:
+        InputError: It is one, or a file.
+    """
+    check_folder(out)
+    held = sorted(path.name for path in out.iterdir() if path.name != ".lock") if out.exists() else []
+    if held and not (out / "steps").is_dir():
+        raise InputError(
+            f"this folder holds something that no pipeline made, such as {held[0]!r}",
+            path=out,
+            hint="choose another --out: one that does not exist yet, is empty, or that a pipeline filled before",
+        )
+
+
+def not_there(step: Step, missing: str, out: Path) -> InputError:
+    """A step alone cannot be run, since what it reads is missing."""
+    return InputError(
+        f"step {step.name} reads what step {missing} makes, and that is not there or out of date",
+        path=out,
+        hint=f"run it first with --only {missing}, or leave --only out",
+    )
 
 
 def _ahead(steps: Sequence[Step], out: Path, expected: Mapping[str, float] | None) -> str:

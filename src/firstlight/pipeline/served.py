@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import read_json
 from firstlight.serving import lists
-from firstlight.serving.adding import add_new_items
+from firstlight.serving.adding import add_new_items, refuse_clicked, without_known
 from firstlight.serving.bundle import ADDITIONS, Bundle
 from firstlight.serving.export import export_run
 from firstlight.serving.journal import MANIFEST
-from firstlight.serving.new_items import read_new_items
+from firstlight.serving.new_items import NewItems, read_new_items, with_features
+from firstlight.serving.popular import POPULAR, Popular, with_popular
 from firstlight.training import recommend as trained
 from firstlight.training.run_folder import Run, load_run
 
@@ -38,6 +40,7 @@ class Added:
         version: The version of the catalogue that holds them.
         added: Items that are new.
         replaced: Items whose ids were there already.
+        skipped: Items that were left as they are, since they were there already.
         items: Items that there are now.
         seconds: From the items' files on disk until they were durable: reading, content, vectors, writing.
     """
@@ -45,6 +48,7 @@ class Added:
     version: int
     added: int
     replaced: int
+    skipped: int
     items: int
     seconds: float
 
@@ -113,20 +117,45 @@ def recommend(
 
     Args:
         target: A run or a bundle.
-        users: Raw user ids; all users if None.
+        users: Raw user ids, of which one that is named again gets one list; all users if None.
         k: Length of the lists; users with fewer items left get fewer.
         emit: Receives messages.
 
     Yields:
-        Tables with columns ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
+        Tables with columns ``user``, ``rank`` (from 1), ``item``, ``score``, ``basis``; raw ids. The basis is
+        ``model``, or ``popular`` for users without a click in what the model was trained on: they get the items with
+        the most clicks, and the score is the number of these.
 
     Raises:
         InputError: It is neither a run nor a bundle, or an id is unknown.
     """
-    opened = _opened(target, emit)
+    opened, users = _opened(target, emit), _once(users)
     if isinstance(opened, Run):
-        return trained.recommend(opened, users, k)
-    return lists.recommend_all(opened, users, k)
+        tables, ids = trained.recommend(opened, users, k), (opened.user_ids, opened.item_ids)
+        known = opened.seen.user_degrees > 0
+        seen = opened.seen.union(opened.parts["valid"]) if "valid" in opened.parts else opened.seen
+        popular = Popular(seen.item_degrees.astype(np.float32))
+    else:
+        snapshot = opened.snapshot
+        tables = lists.recommend_all(opened, users, k)
+        ids = (snapshot.base.user_ids, snapshot.ids.names(snapshot.n_rows))
+        known, seen, popular = snapshot.base.trained, snapshot.seen(), Popular.of(snapshot)
+    return _told(with_popular(tables, ids, known, seen, popular, k), emit)
+
+
+def _told(tables: Iterator[pl.DataFrame], emit: Emit) -> Iterator[pl.DataFrame]:
+    """The tables as they come; at the end a word about users whose lists are not the model's."""
+    strangers = 0
+    for table in tables:
+        yield table
+        strangers += table.filter(pl.col("basis") == POPULAR)["user"].n_unique()
+    if strangers:
+        who = (
+            "1 user without a training click gets"
+            if strangers == 1
+            else (f"{strangers:,} users without a training click get")
+        )
+        emit("message", text=f"{who} the most popular items (basis: {POPULAR})")
 
 
 def similar(
@@ -136,7 +165,7 @@ def similar(
 
     Args:
         target: A run or a bundle.
-        items: Raw item ids; all items if None.
+        items: Raw item ids, of which one that is named again gets one list; all items if None.
         k: Length of the lists.
         emit: Receives messages.
 
@@ -146,10 +175,15 @@ def similar(
     Raises:
         InputError: It is neither a run nor a bundle, its model has no vectors, or an id is unknown.
     """
-    opened = _opened(target, emit)
+    opened, items = _opened(target, emit), _once(items)
     if isinstance(opened, Run):
         return trained.similar_items(opened, items, k)
     return lists.similar_items(opened, items, k)
+
+
+def _once(ids: Sequence[str] | None) -> Sequence[str] | None:
+    """Each id where it stands first: whoever is named twice wants one list, with ranks from one."""
+    return None if ids is None else list(dict.fromkeys(ids))
 
 
 def _opened(target: Target, emit: Emit) -> Run | Bundle:
@@ -162,41 +196,66 @@ def _opened(target: Target, emit: Emit) -> Run | Bundle:
 
 def add_items(
     target: Target,
-    new_items: Path,
+    new_items: Path | NewItems,
     *,
     title: str | None = None,
     item: str | None = None,
     features: Mapping[str, Path] | None = None,
+    replace: bool = False,
+    skip_known: bool = False,
     emit: Emit = silent,
 ) -> Added:
     """Make items without clicks recommendable, by their content; nothing is retrained.
 
+    An item that is there already is replaced if nobody has clicked it. One that has clicks is refused, since training
+    knows more of it than its content tells, unless ``replace`` or ``skip_known`` says what to do.
+
     Args:
         target: A run or a bundle whose model reads content.
-        new_items: A dataset, a table of items, or one picture.
+        new_items: A dataset, a table of items, or one picture; or what was read of it.
         title: Title of the item of a picture.
         item: Its id; the file's name without suffix if None.
         features: Name → file of features of the items, row by row.
+        replace: Replace items that have clicks, too.
+        skip_known: Add only items that the catalogue never held, and leave all others as they are.
         emit: Told of what a reader left out and of content that could not be used.
 
     Returns:
         What was added. It is durable.
 
     Raises:
-        InputError: Something cannot be read, or the model reads no content. Nothing is added then.
+        InputError: Something cannot be read, the model reads no content, or an item has clicks already. Nothing is
+            added then.
     """
+    if replace and skip_known:
+        raise InputError("known items cannot be both replaced and skipped", hint="choose one of the two")
     bundle = open_served(target, emit)
     encoder = bundle.encoder()
     started = time.perf_counter()
-    new = read_new_items(new_items, title=title, item=item, features=features)
-    for note in new.notes:
+    encoder.reads.check_features(list(features or {}))
+    if not isinstance(new_items, NewItems):
+        new = read_new_items(new_items, title=title, item=item, features=features)
+    elif title is not None or item is not None:
+        raise InputError("a title and an id go with one picture; tables bring their own")
+    else:
+        new = with_features(new_items, features or {})
+    for note in (
+        *new.notes,
+        *encoder.reads.unread(new.catalogue.items.columns, list(new.catalogue.features)),
+    ):
         emit("message", text=note)
+    given = len(new.ids)
+    if skip_known:
+        new = without_known(bundle, new)
+    elif not replace:
+        refuse_clicked(bundle, new)
     replaced = sum(bundle.snapshot.row(name) is not None for name in new.ids)
-    version, problems = add_new_items(bundle, new, encoder)
+    version, problems = add_new_items(bundle, new, encoder) if new.ids else (bundle.version, [])
     for problem in problems:
         emit("message", text=problem)
     taken = round(time.perf_counter() - started, 3)
-    return Added(version, len(new.ids) - replaced, replaced, int(bundle.alive.sum()), taken)
+    skipped = given - len(new.ids)
+    return Added(version, len(new.ids) - replaced, replaced, skipped, int(bundle.alive.sum()), taken)
 
 
 def export(run: Run, out: Path, items: Path | None = None, emit: Emit = silent) -> Bundle:

@@ -10,6 +10,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.extras import require
 from firstlight.core.files import read_json
+from firstlight.core.outputs import check_file, output
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats import ReadOptions, read_dataset
 from firstlight.reports.arrivals import read_arrivals
@@ -56,21 +57,23 @@ def report(
     require("plot")
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"--out {str(out)!r} does not end in .html", hint="for example --out report.html")
+    check_file(out)
     depth: Mapping[str, Any] | None = None if probe is None else read_probe(probe)
     arrived = None if arrivals is None else read_arrivals(arrivals)
     entries = measured(runs, k, emit)
     dataset, folder = shown_data(entries[0].run, data, emit)
-    return write_report(
-        out,
-        entries,
-        k=k,
-        dataset=dataset,
-        folder=folder,
-        users=users,
-        probe=depth,
-        arrivals=arrived,
-        title=title,
-    )
+    with output(out):
+        return write_report(
+            out,
+            entries,
+            k=k,
+            dataset=dataset,
+            folder=folder,
+            users=users,
+            probe=depth,
+            arrivals=arrived,
+            title=title,
+        )
 
 
 def measured(paths: Sequence[Path], k: int, emit: Emit = silent) -> list[Measured]:

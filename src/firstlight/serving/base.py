@@ -6,7 +6,7 @@
             users.safetensors       vectors (n_users, dim) float32, in scoring space
             items.safetensors       vectors (n_items, dim) float32; alive (n_items,) bool
             seen.safetensors        indptr (n_users + 1,) int64, items (pairs,) int32: never recommended again
-            users.parquet           user: raw ids in row order
+            users.parquet           user: raw ids in row order; trained: whether training saw a click of theirs
             items.parquet           item: raw ids in row order, and text columns (title, …)
             covers.bin, covers.safetensors   small pictures (:mod:`firstlight.serving.pictures`), or absent
             rows.NAME.bin           what stands beside vectors (:mod:`firstlight.serving.extras`), or absent
@@ -80,6 +80,10 @@ class Base(Protocol):
         """What is never recommended again."""
 
     @property
+    def trained(self) -> BoolArray:
+        """``(n_users,)``: False for users whose vectors say nothing, since training saw no click of theirs."""
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
 
@@ -128,6 +132,7 @@ class Parts:
     item_vectors: Tensor
     seen: Interactions
     alive: BoolArray
+    trained: BoolArray
     fingerprint: str = field(default="memory")
     pictures: Pictures | None = None
     extras: Extras = field(default_factory=dict)
@@ -141,6 +146,8 @@ class Parts:
         vectors = (len(self.user_vectors), len(self.item_vectors))
         if shape != vectors or shape != (self.seen.n_users, self.seen.n_items):
             raise InputError(f"{shape} users and items have {vectors} vectors")
+        if self.trained.shape != shape[:1]:
+            raise InputError(f"{len(self.trained)} users are said to be trained or not, there are {shape[0]}")
         if self.user_vectors.shape[1:] != self.item_vectors.shape[1:]:
             raise InputError("user and item vectors differ in width")
         for kind, ids in (("user", self.user_ids), ("item", self.table["item"])):
@@ -173,7 +180,7 @@ def parts(
     seen: Interactions | None = None,
     texts: pl.DataFrame | None = None,
 ) -> Parts:
-    """A base from its parts.
+    """A base from its parts; every user's vector counts as trained.
 
     Args:
         user_ids: Raw ids by user row.
@@ -189,7 +196,8 @@ def parts(
         rows.detach().to("cpu", torch.float32).contiguous() for rows in (user_vectors, item_vectors)
     )
     table = pl.DataFrame([ids, *text_columns(texts).get_columns()])
-    return Parts(user_ids.cast(pl.String), table, users, items, log, np.ones(len(ids), np.bool_))
+    alive, trained = np.ones(len(ids), np.bool_), np.ones(len(user_ids), np.bool_)
+    return Parts(user_ids.cast(pl.String), table, users, items, log, alive, trained)
 
 
 def text_columns(table: pl.DataFrame | None) -> pl.DataFrame:
@@ -261,6 +269,14 @@ class FolderBase:
     def user_ids(self) -> pl.Series:
         """Raw ids by user row."""
         return pl.read_parquet(self.file("users.parquet"))["user"]
+
+    @cached_property
+    def trained(self) -> BoolArray:
+        """``(n_users,)`` bool; bundles that do not say tell who has clicked anything."""
+        users = pl.read_parquet(self.file("users.parquet"))
+        if "trained" not in users.columns:
+            return self.seen.user_degrees > 0
+        return users["trained"].to_numpy()
 
     @cached_property
     def table(self) -> pl.DataFrame:
@@ -374,7 +390,8 @@ def write_base(
         save_file({"vectors": base.item_vectors.contiguous(), "alive": alive}, out / "items.safetensors")
         log = {"indptr": base.seen.indptr.copy(), "items": base.seen.items.copy()}
         save_file({name: torch.from_numpy(rows) for name, rows in log.items()}, out / "seen.safetensors")
-        pl.DataFrame([base.user_ids.alias("user")]).write_parquet(out / "users.parquet")
+        users = [base.user_ids.alias("user"), pl.Series("trained", base.trained)]
+        pl.DataFrame(users).write_parquet(out / "users.parquet")
         base.table.write_parquet(out / "items.parquet")
         write_pictures(out, base.cover, len(base.table))
         extras = write_extras(out, base.extras)

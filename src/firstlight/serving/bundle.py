@@ -27,12 +27,14 @@ from torch import Tensor
 
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_folder
+from firstlight.core.outputs import check_folder, output
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
 from firstlight.serving.checks import check_ids, check_vectors
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
 from firstlight.serving.extras import Extras, fitting
 from firstlight.serving.index import ExactIndex, Query
 from firstlight.serving.journal import Entry, Journal, Manifest
+from firstlight.serving.popular import Popular
 from firstlight.serving.run_base import FinishedRun, RunBase
 from firstlight.serving.segment import Rules, Segment
 from firstlight.serving.snapshot import Snapshot
@@ -80,21 +82,19 @@ class Bundle(Store):
             rules: Blocked items and boosts from the start.
 
         Raises:
-            InputError: ``out`` holds something.
-            FirstlightError: It cannot be written.
+            InputError: ``out`` holds something, or is no place to write to.
+            FirstlightError: The disk is full, or fails.
         """
         out = Path(out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        check_folder(out)
+        if out.exists() and any(out.iterdir()):
             raise InputError("this folder exists and is not empty", path=out, hint="choose another one")
-        try:
-            with atomic_folder(out) as folder:
-                name = "base-00000001"
-                digest = write_base(folder / name, base, about or {}, write_encoder)
-                journal = Journal(folder)
-                entries = (journal.write(1, state_segment(base.dim, rules)),) if rules else ()
-                journal.publish(Manifest(1, name, digest, entries))
-        except OSError as error:
-            raise FirstlightError(f"{out} could not be written: {error.strerror or error}") from error
+        with output(out), atomic_folder(out) as folder:
+            name = "base-00000001"
+            digest = write_base(folder / name, base, about or {}, write_encoder)
+            journal = Journal(folder)
+            entries = (journal.write(1, state_segment(base.dim, rules)),) if rules else ()
+            journal.publish(Manifest(1, name, digest, entries))
         return cls.open(out)
 
     @classmethod
@@ -409,6 +409,8 @@ class Bundle(Store):
     def recommend(self, user: str, k: int = 20) -> list[Recommendation]:
         """The k best items of a user that the user has not seen; ties go to the older item.
 
+        A user without a click in what the model was trained on gets the most popular items; scores are clicks then.
+
         Raises:
             InputError: The user is unknown.
         """
@@ -416,8 +418,11 @@ class Bundle(Store):
         row = self._users(snapshot.base).get(user)
         if row is None:
             raise InputError(f"user {user!r} is unknown", path=self.folder)
-        query = Query(snapshot.base.user_vectors[row], k, snapshot.base.seen.row(row).astype(np.int64))
-        found = ExactIndex().search(snapshot, [query])[0]
+        seen = snapshot.base.seen.row(row).astype(np.int64)
+        if snapshot.base.trained[row]:
+            found = ExactIndex().search(snapshot, [Query(snapshot.base.user_vectors[row], k, seen)])[0]
+        else:
+            found = Popular.of(snapshot).best(k, seen)
         pairs = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
         return [Recommendation(snapshot.ids.name(i), score) for i, score in pairs]
 

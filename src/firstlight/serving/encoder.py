@@ -22,6 +22,7 @@ from firstlight.models.base import Recommender
 from firstlight.models.content import ContentModel, content_rows
 from firstlight.serving.base import FolderBase
 from firstlight.serving.extras import Array
+from firstlight.serving.reading import NoContentError, Reads
 from firstlight.serving.reasons import rows_of
 from firstlight.serving.run_base import FinishedRun
 from firstlight.views.viewset import ViewSet
@@ -64,15 +65,20 @@ class ContentEncoder:
         """See :class:`Encoder`.
 
         Raises:
-            InputError: An item has none of the views, so that nothing can be said of it.
+            NoContentError: An item has none of the views, so that nothing can be said of it.
         """
         return self.model.encode_items(self._rows(catalogue, folder))
+
+    @property
+    def reads(self) -> Reads:
+        """What of an item the model goes by."""
+        return Reads.of(self.views, tuple(self.model.view_dims))
 
     def place(self, catalogue: Catalogue, folder: Path | None) -> Placed:
         """Vectors, and what a catalogue keeps beside them.
 
         Raises:
-            InputError: An item has none of the views, so that nothing can be said of it.
+            NoContentError: An item has none of the views, so that nothing can be said of it.
         """
         model = self.model
         rows = content_rows(self._rows(catalogue, folder), model.view_dims)
@@ -85,14 +91,9 @@ class ContentEncoder:
     def _rows(self, catalogue: Catalogue, folder: Path | None) -> ItemViews:
         """Views of items that have at least one."""
         rows = self.views.transform(catalogue, folder)
-        present = np.stack([matrix.present for matrix in rows.values()], axis=1).any(axis=1)
+        present = np.any([rows[name].present for name in self.model.view_dims], axis=0)
         if not present.all():
-            raise InputError(
-                f"{int((~present).sum())} of the new items have no content that the model reads; the first is "
-                f"number {int(np.flatnonzero(~present)[0]) + 1}",
-                path=folder,
-                hint=f"the model reads: {', '.join(self.model.view_dims)}",
-            )
+            raise NoContentError(np.flatnonzero(~present), present.size, self.reads)
         return rows
 
     def save(self, folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,36 @@ class NewItems:
         catalogue: Their content, row-aligned.
         folder: What relative cover paths are relative to.
         notes: What a reader left out, in words.
+        source: The file that says most of them.
+        numbers: ``(n,)`` rows in the source, from 1, where they are known.
     """
 
     ids: list[str]
     catalogue: Catalogue
     folder: Path | None = None
     notes: tuple[str, ...] = ()
+    source: Path | None = None
+    numbers: Sequence[int] | None = None
+
+    def named(self, row: int) -> str:
+        """An item as messages name it."""
+        where = "" if self.numbers is None else f" (row {self.numbers[row]})"
+        return f"item {self.ids[row]!r}{where}"
+
+    def select(self, rows: Sequence[int]) -> NewItems:
+        """Only these rows, in this order."""
+        at = np.array(rows, np.int64)
+        features = {
+            name: FeatureMatrix(matrix.values[at], matrix.present[at], matrix.extractor)
+            for name, matrix in self.catalogue.features.items()
+        }
+        items = self.catalogue.items
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            catalogue=Catalogue(items[at] if items.width else items, features),
+            numbers=None if self.numbers is None else [self.numbers[row] for row in rows],
+        )
 
     def pictures(self) -> list[bytes | None]:
         """``(n,)`` small pictures of the covers; None where there is none that can be used."""
@@ -71,12 +95,17 @@ def read_new_items(
     if not picture and (title is not None or item is not None):
         raise InputError("--title and --id go with one picture; tables bring their own", path=path)
     new = _picture(path, title, item) if picture else _folder(path) if path.is_dir() else _table(path)
-    if not features:
-        return new
+    return with_features(new, features or {})
+
+
+def with_features(new: NewItems, features: Mapping[str, Path]) -> NewItems:
+    """The same items with features of files, row by row.
+
+    Raises:
+        InputError: A file cannot be read, or has another number of rows.
+    """
     read = {name: _feature(file, name, len(new.ids)) for name, file in features.items()}
-    return NewItems(
-        new.ids, Catalogue(new.catalogue.items, {**new.catalogue.features, **read}), new.folder, new.notes
-    )
+    return replace(new, catalogue=Catalogue(new.catalogue.items, {**new.catalogue.features, **read}))
 
 
 def _picture(path: Path, title: str | None, item: str | None) -> NewItems:
@@ -87,21 +116,35 @@ def _picture(path: Path, title: str | None, item: str | None) -> NewItems:
     columns = {"cover": pl.Series("cover", [cover], pl.Binary)}
     if title is not None:
         columns["title"] = pl.Series("title", [title], pl.String)
-    return NewItems([path.stem if item is None else item], Catalogue(pl.DataFrame(columns)), path.parent)
+    ids = [path.stem if item is None else item]
+    return NewItems(ids, Catalogue(pl.DataFrame(columns)), path.parent, source=path)
 
 
 def _folder(path: Path) -> NewItems:
     dataset = read_dataset(path, ReadOptions(flags=False))
     clicks = sum(part.n_pairs for part in dataset.parts.values())
     notes = (f"{clicks:,} clicks of {path} are not read: only its items are added",) if clicks else ()
-    return NewItems(dataset.item_ids.cast(pl.String).to_list(), dataset.catalogue, path, notes)
+    ids = dataset.item_ids.cast(pl.String).to_list()
+    return NewItems(ids, dataset.catalogue, path, notes, path)
 
 
 def _table(path: Path) -> NewItems:
     problems = Problems(flags=False)
     table = read_items(path, problems)
-    notes = tuple(f"{kind}: {count}" for kind, count in problems.totals.items())
-    return NewItems(table["item"].to_list(), Catalogue(table.drop("item")), path.parent, notes)
+    notes = tuple(_told(problems, kind, count) for kind, count in problems.totals.items())
+    ids = table["item"].to_list()
+    numbers = None if notes else range(1, len(ids) + 1)  # rows that were left out shift the others
+    return NewItems(ids, Catalogue(table.drop("item")), path.parent, notes, path, numbers)
+
+
+def _told(problems: Problems, kind: str, count: int) -> str:
+    """A kind of problem with its first cases, where they are known."""
+    cases = [
+        entry.problem + ("" if entry.line is None else f", line {entry.line}")
+        for entry in problems.examples
+        if entry.kind == kind
+    ]
+    return f"{kind}: {count}" + (f" ({'; '.join(cases[:5])})" if cases else "")
 
 
 def _feature(path: Path, name: str, n: int) -> FeatureMatrix:

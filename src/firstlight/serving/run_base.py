@@ -120,6 +120,11 @@ class RunBase:
         valid = self.run.parts.get("valid")
         return self.run.seen if valid is None else self.run.seen.union(valid)
 
+    @cached_property
+    def trained(self) -> BoolArray:
+        """``(n_users,)``: users with a click in what the model was trained on."""
+        return self.run.seen.user_degrees > 0
+
     def cover(self, row: int) -> bytes | None:
         """A small picture of an item row (JPEG), or None; made when asked for."""
         return None if self._pictures is None else self._pictures(row)

@@ -281,6 +281,7 @@ class Snapshot:
             self.vectors()[torch.from_numpy(rows)],
             moved,
             self.alive[rows],
+            self.base.trained,
             pictures=lambda row: self.cover(int(rows[row])),
             extras={name: self.extra(name, rows) for name in self.base.extras},
             reasons=self.base.reasons,

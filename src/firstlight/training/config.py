@@ -94,6 +94,7 @@ class TrainingConfig(BaseModel):
     metric: str = Field(
         "recall@20",
         pattern=r"^((warm|cold|harmonic)-)?(recall|ndcg|precision|map|map_trec|mrr|hit)@[1-9][0-9]*$",
+        examples=["recall@20", "ndcg@10", "cold-recall@20", "harmonic-recall@20"],
     )
     """What selection maximises: a per-user metric at a length, such as ``ndcg@10``. With ``warm-`` or ``cold-``
     before it, only such targets count, ranked among their own kind; ``harmonic-recall@20`` is the harmonic mean
@@ -271,4 +272,5 @@ def build_config(
     if seed is not None:
         tree["seed"] = seed
     _fill(tree)
-    return validated(RunConfig, tree, recipe)
+    sections = {"model": MODELS.load(str(tree["model"]["name"])).Config}
+    return validated(RunConfig, tree, recipe, sections)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,15 +11,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from firstlight.core.errors import InputError
+from firstlight.core.refusals import did_you_mean, refusal
 from firstlight.core.values import plain
 
 Config = TypeVar("Config", bound=BaseModel)
 
 #: Recipes of encoders begin with the command that they are for; all others are for ``train``.
 _COMMANDS = ("pretrain", "refine")
-
-#: Such as ``constrained-float``, ``literal['auto']``, ``tuple[int, ...]``.
-_UNION_MEMBER = re.compile(r"constrained-\w+$|\w+\[.*\]$")
 
 
 def list_recipes(command: str = "train") -> list[str]:
@@ -52,8 +48,7 @@ def read_recipe(recipe: str | Path, command: str = "train") -> dict[str, Any]:
         path = Path(str(resources.files("firstlight") / "recipes" / f"{recipe}.yaml"))
         known = list_recipes(command)
         if str(recipe) not in known:
-            near = difflib.get_close_matches(str(recipe), known, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
+            guess = did_you_mean(str(recipe), known)
             raise InputError(f"there is no recipe {str(recipe)!r}", hint=f"{guess}known: {', '.join(known)}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -122,8 +117,19 @@ def _one_line(value: Any) -> str:
     return text.strip().removesuffix("...").strip()
 
 
-def validated(config: type[Config], tree: Mapping[str, Any], recipe: str | Path | None = None) -> Config:
+def validated(
+    config: type[Config],
+    tree: Mapping[str, Any],
+    recipe: str | Path | None = None,
+    sections: Mapping[str, type[BaseModel]] | None = None,
+) -> Config:
     """Build a config; what it refuses is the user's error, named by field.
+
+    Args:
+        config: Its class.
+        tree: Its fields.
+        recipe: Where they stand, for the message.
+        sections: Classes of sections that the config's own types do not tell.
 
     Raises:
         InputError: A field is unknown, or a value does not fit.
@@ -131,21 +137,8 @@ def validated(config: type[Config], tree: Mapping[str, Any], recipe: str | Path 
     try:
         return config.model_validate(tree)
     except ValidationError as error:
-        found = error.errors()
-        first, where = found[0], _field(found[0]["loc"])
-        # a field that may be several things has an error for each of them
-        wanted = dict.fromkeys(each["msg"] for each in found if _field(each["loc"]) == where)
-        got = f" (got {first['input']!r})" if where else ""
-        raise InputError(
-            f"config {'field ' + where if where else ''}: {'; or: '.join(wanted)}{got}",
-            path=None if recipe is None else str(recipe),
-            hint="the fields and their values stand in docs/reference.md",
-        ) from error
-
-
-def _field(location: tuple[str | int, ...]) -> str:
-    """The path of a field, without the names that pydantic gives to the members of a union."""
-    return ".".join(str(part) for part in location if not _UNION_MEMBER.match(str(part)))
+        problem, hint = refusal(error, config, sections)
+        raise InputError(problem, path=None if recipe is None else str(recipe), hint=hint) from error
 
 
 def config_yaml(config: BaseModel) -> str:

@@ -128,7 +128,10 @@ def test_an_upload_is_in_the_rankings_at_once(live):
 def test_rules_and_versions(live):
     start = live.client.get("/version").json()["version"]
     first = live.post("/v1/recommend", {"user": "u03", "k": 2}).json()["items"]
-    assert live.post("/v1/block", {"items": [first[0]["id"]]}, **WRITER).json() == {"version": start + 1}
+    assert live.post("/v1/block", {"items": [first[0]["id"]]}, **WRITER).json() == {
+        "version": start + 1,
+        "unknown": [],
+    }
     assert live.post("/v1/recommend", {"user": "u03", "k": 1}).json()["items"][0]["id"] == first[1]["id"]
     assert live.client.get(f"/v1/items/{first[0]['id']}").json()["blocked"]
     live.client.request("DELETE", "/v1/block", json={"items": [first[0]["id"]]}, headers=WRITER)
@@ -182,3 +185,29 @@ def test_about(live):
     assert TOKEN not in json.dumps(described)
     page = live.client.get("/")
     assert page.status_code == (200 if "text/html" in page.headers["content-type"] else 404)
+
+
+def test_blocking_ahead_tells_what_is_not_there(live, pristine):
+    known = str(Bundle.open(pristine).item_ids()[1])
+    told = live.post("/v1/block", {"items": ["not yet", known]}, **WRITER).json()
+    assert told["unknown"] == ["not yet"]
+    live.client.request("DELETE", "/v1/block", json={"items": ["not yet", known]}, headers=WRITER)
+    found = live.post("/v1/recommend", {"history": [known, "gone"], "k": 2}).json()
+    assert (found["unknown"], found["basis"]) == (["gone"], "model")
+
+
+def test_what_cannot_be_served_is_said_before_anything_is_read(live, pristine, tmp_path, capfd):
+    from firstlight.cli.app import run
+
+    def refused(*words: object) -> tuple[int, str]:
+        capfd.readouterr()
+        return run(["serve", *map(str, words)]), capfd.readouterr().err
+
+    code, told = refused(pristine, "--port", live.port)
+    assert code == 1
+    assert "another program listens there" in told
+    assert "choose another --port" in told
+    code, told = refused(tmp_path / "nothing")
+    assert (code, told.splitlines()[0]) == (2, f"error: {tmp_path / 'nothing'}: there is no such folder")
+    assert "token" not in told
+    assert refused(pristine, "--host", "no.such.host.invalid")[0] == 2

@@ -115,10 +115,21 @@ def test_pictures_in_disguise_are_refused(own):
         checked(upload(own, content, "text/html", id="disguised"), 415)
 
 
-def test_an_empty_cover_is_none(own):
+def test_an_empty_cover_is_refused_like_a_torn_one(own):
     checked(upload(own, b"", "image/png", id="empty"), 422)
-    checked(upload(own, b"", "image/png", id="empty", title="Soup"), 201)
-    checked(own.client.get("/v1/items/empty/cover"), 404)
+    answer = checked(upload(own, b"", "image/png", id="empty", title="Soup"), 422)
+    assert answer.json()["detail"] == "the file is empty"
+    checked(own.client.get("/v1/items/empty"), 404)
+
+
+def test_a_form_where_nobody_chose_a_file_has_no_cover(own):
+    """Browsers send a part with an empty file name then."""
+    part = b'--b\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    fields = [(b"id", b"", b"none"), (b"title", b"", b"Soup"), (b"cover", b'; filename=""', b"")]
+    body = b"".join(part % field for field in fields) + b"--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b", **WRITER}
+    checked(own.client.post("/v1/items?replace=true", content=body, headers=kind), 201)
+    checked(own.client.get("/v1/items/none/cover"), 404)
 
 
 @pytest.mark.slow

@@ -288,10 +288,14 @@ async def remove_item(request: Request, item: str) -> Response:
     return Json(await state.change(lambda bundle: bundle.remove_items([name])))
 
 
-@write.post("/block", response_model=schemas.Version)
+@write.post("/block", response_model=schemas.Blocked)
 async def block(request: Request, asked: schemas.ItemList) -> Response:
     """Keep items out of every list, whether they are in the catalogue or come later."""
-    return Json(await state_of(request).change(lambda bundle: bundle.block(asked.items)))
+    state = state_of(request)
+    done = await state.change(lambda bundle: bundle.block(asked.items))
+    snapshot = state.served.bundle.snapshot
+    unknown = [item for item in asked.items if snapshot.row(item) is None]
+    return Json({**done, "unknown": unknown})
 
 
 @write.delete("/block", response_model=schemas.Version)

@@ -19,6 +19,7 @@ from firstlight.serving.base import Base
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.histories import NewUsers
 from firstlight.serving.index import ExactIndex, Found, Query
+from firstlight.serving.popular import MODEL, POPULAR, Popular
 from firstlight.serving.server.problems import Problem
 from firstlight.serving.server.projection import Projection
 from firstlight.serving.server.schemas import RecommendRequest, SimilarRequest
@@ -108,19 +109,20 @@ class Catalogue:
             try:
                 if isinstance(ask, SimilarRequest):
                     answers[at] = self.similar(snapshot, ask)
+                    continue
+                query, history = self._query(snapshot, on, ask)
+                if ask.user is not None and not snapshot.base.trained[on.users[ask.user]]:
+                    best = Popular.of(snapshot).best(query.k, query.exclude, query.candidates)
+                    answers[at] = self._listed(snapshot, ask, best, history, POPULAR)
                 else:
-                    queries.append((at, *self._query(snapshot, on, ask)))
+                    queries.append((at, query, history))
             except Problem as problem:
                 answers[at] = problem
         found = on.index.search(snapshot, [query for _, query, _ in queries]) if queries else []
         for (at, _, history), best in zip(queries, found, strict=True):
             ask = asks[at]
             assert isinstance(ask, RecommendRequest)
-            answers[at] = {
-                "version": snapshot.version,
-                "user": ask.user,
-                "items": self._explained(snapshot, best, history),
-            }
+            answers[at] = self._listed(snapshot, ask, best, history, MODEL)
         return [answer for answer in answers if answer is not None]
 
     def _query(self, snapshot: Snapshot, on: OnBase, ask: RecommendRequest) -> tuple[Query, IntArray]:
@@ -144,6 +146,19 @@ class Catalogue:
             new = np.flatnonzero(snapshot.new)
             candidates = new if candidates is None else candidates[snapshot.new[candidates]]
         return Query(vector, ask.k, exclude, candidates), history
+
+    def _listed(
+        self, snapshot: Snapshot, ask: RecommendRequest, best: Found, history: IntArray, basis: str
+    ) -> Answer:
+        """A list as it is answered, with what of the history is not known."""
+        unknown = [item for item in dict.fromkeys(ask.history or []) if not snapshot.rows_of([item])]
+        return {
+            "version": snapshot.version,
+            "user": ask.user,
+            "basis": basis,
+            "unknown": unknown,
+            "items": self._explained(snapshot, best, history),
+        }
 
     def similar(self, snapshot: Snapshot, ask: SimilarRequest) -> Answer:
         """The items whose vectors point most nearly the same way, blocked ones left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import resource
 import signal
@@ -17,6 +18,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from firstlight.core.errors import FirstlightError, InputError
 from firstlight.serving.server.app import create_app
 from firstlight.serving.server.guards import HEADERS
 from firstlight.serving.server.problems import Problem, response
@@ -166,11 +168,49 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: Any = None) -> None:
-        """Begin to listen."""
-        await super().startup(sockets)
+        """Begin to listen.
+
+        Raises:
+            FirstlightError: Somebody has taken the port since :func:`check_address`.
+        """
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # uvicorn ends the process where it cannot listen
+            raise _taken(self.config.host, self.config.port, "it cannot be listened at") from error
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._listening(host, port)
+
+
+def check_address(host: str, port: int) -> None:
+    """Find out whether one can listen there, before minutes go into reading a catalogue.
+
+    Raises:
+        InputError: There is no such host here.
+        FirstlightError: The port is taken, or not allowed.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise InputError(f"there is no host {host!r} to listen at", hint="choose another --host") from error
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself listens
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InputError(
+                    f"{host!r} is no address of this machine", hint="choose another --host"
+                ) from error
+            taken = error.errno == errno.EADDRINUSE
+            reason = "another program listens there" if taken else error.strerror or str(error)
+            raise _taken(host, port, reason) from error
+
+
+def _taken(host: str, port: int, reason: str) -> FirstlightError:
+    return FirstlightError(f"port {port} of {host} cannot be used: {reason}\n  → choose another --port")
 
 
 def _allow_files(wanted: int) -> None:
@@ -202,8 +242,10 @@ def serve(
         listening: Called with address and port once requests are taken.
 
     Raises:
-        InputError: The catalogue cannot be opened.
+        InputError: The catalogue cannot be opened, or there is no such host.
+        FirstlightError: The port is taken.
     """
+    check_address(host, port)
     app = create_app(open_bundle, path, settings)
     _allow_files(settings.max_connections + _FILES)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -138,11 +138,19 @@ class RecommendAnswer(BaseModel):
     """A list, and the version of the catalogue that it was made from."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"version": 1, "user": "u000", "items": [_RECOMMENDED]}]}
+        json_schema_extra={
+            "examples": [
+                {"version": 1, "user": "u000", "basis": "model", "unknown": [], "items": [_RECOMMENDED]}
+            ]
+        }
     )
 
     version: int
     user: str | None
+    basis: Literal["model", "popular"] = Field(
+        description="popular: training saw no click of the user, so these are the items with most clicks."
+    )
+    unknown: list[str] = Field(description="Items of the history that are not known, and so play no part.")
     items: list[Recommended]
 
 
@@ -242,6 +250,14 @@ class Version(BaseModel):
     """A version of the catalogue."""
 
     version: int
+
+
+class Blocked(Version):
+    """A version of the catalogue, and blocked items that are not in it."""
+
+    unknown: list[str] = Field(
+        description="Items that are not in the catalogue; they are blocked should they come."
+    )
 
 
 class Lost(BaseModel):

@@ -111,6 +111,8 @@ async def _form(
                 if name != "cover":
                     raise Problem(422, "Unknown file", "the only file is called cover")
                 cover = checked_picture(await value.read(), value.content_type or "")
+                if cover is None and value.filename:  # without a name it is a form where nobody chose a file
+                    raise Problem(422, "The cover cannot be used", "the file is empty")
             elif name in texts:
                 raise Problem(422, "A field is there twice", f"{name[:_NAME]!r}")
             elif name == "cover":

@@ -85,8 +85,8 @@ def train(
 
     check_folder(out)
     if refit is not None:
-        given = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
-        if any(option is not None and option != [] for option in given):
+        others = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
+        if any(option is not None and option != [] for option in others):
             raise InputError(
                 "--refit takes all settings from its run",
                 hint="of other options, only --threads and --resume go with it",

@@ -92,7 +92,7 @@ def test_columns_as_others_write_them(tmp_path):
         ({"image_column": "no"}, "no image column 'no'(.|\n)*columns found: key, jpeg, label"),
         ({"id_column": "key"}, "column 'key' has the same id in two rows"),
         ({"id_column": "label"}, "a row without an id"),
-        ({"label_column": "label"}, "line 2: column 'label' cannot be the class: it is empty here"),
+        ({"label_column": "label"}, "row 2: column 'label' cannot be the class: it is empty here"),
         ({"label_column": "jpeg"}, "it holds Binary"),
         ({"split": "train"}, "no column 'split'"),
     ],

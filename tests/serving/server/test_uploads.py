@@ -329,7 +329,7 @@ def test_a_form_brings_features_along_with_the_cover(own):
     body = {"title": "Tango rehearsal", "features": features}
     data = {"title": "Tango rehearsal", "features": json.dumps(features)}
     plain = own.post("/v1/items?replace=true", {"id": "by-json", **body}, **WRITER).json()
-    same = checked(upload(own, b"", id="by-form", **data), 201).json()
+    same = checked(upload(own, b"", name="", id="by-form", **data), 201).json()  # nobody chose a file
     both = checked(upload(own, picture(), id="with-cover", **data), 201).json()
     scores = [[entry["score"] for entry in made["audience"]] for made in (plain, same, both)]
     assert scores[0] == scores[1] != scores[2]

@@ -110,8 +110,8 @@ def split(
     Raises:
         InputError: ``data`` cannot be read or split so, or ``out`` holds something.
     """
-    from firstlight.cli.notes import of_split
     from firstlight.cli.output import say
+    from firstlight.training.notes import of_split
 
     told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
     given = {name: value for name, value in told.items() if value is not None}

@@ -225,7 +225,7 @@ def train(
         InputError: A name or value is not valid, the data cannot be trained on, or ``out`` holds something else.
         DivergenceError: The numbers blew up; the last good checkpoint is kept.
     """
-    from firstlight.cli.notes import ignored_by_training, without_test
+    from firstlight.training.notes import ignored_by_training, without_test
 
     check_folder(out)
     if refit is not None:

@@ -74,9 +74,9 @@ def split(
 ) -> Answer:
     """Split a dataset into train, valid and test, and write it as a dataset folder."""
     one_of(by, SPLITS, "--by")
-    from firstlight.cli.notes import of_split
     from firstlight.data.folder import write_dataset
     from firstlight.data.split import SplitOptions, split_dataset
+    from firstlight.training.notes import of_split
 
     told = {"seed": seed, "valid_share": valid_share, "test_share": test_share}
     given = {name: value for name, value in told.items() if value is not None}

@@ -78,8 +78,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
 ) -> Answer:
     """Train a model on a dataset and evaluate it on the test part."""
-    from firstlight.cli.notes import ignored_by_training, without_test
     from firstlight.training.config import build_config
+    from firstlight.training.notes import ignored_by_training, without_test
     from firstlight.training.run import train as train_run
     from firstlight.training.run_folder import load_run
 

@@ -68,6 +68,20 @@ def test_on_everything_no_list_holds_a_click(measured, firstlight, tmp_path):
         assert np.isclose(float(everywhere.model.cold_offset), run.result["found"]["calibration"]["offset"])
 
 
+def test_lists_of_a_measured_run_tell_what_it_does_not_know(measured, firstlight, tmp_path):
+    data, folder, run = measured
+    asked = firstlight("recommend", run.path, "--out", tmp_path / "lists.csv")
+    words = f"does not know the {data.test.n_pairs:,} clicks of its test part"
+    assert words in " ".join(asked.err.split())
+    firstlight("train", folder, "--refit", run.path, "--out", tmp_path / "all")
+    asked = firstlight("recommend", tmp_path / "all", "--out", tmp_path / "all.csv")
+    assert asked.code == 0
+    assert "test part" not in asked.err
+    if run.config.model.name != "popularity":
+        told = firstlight("export", run.path, tmp_path / "bundle")
+        assert words in " ".join(told.err.split())
+
+
 def test_only_threads_go_with_it(measured, firstlight, tmp_path):
     _, folder, run = measured
     refused = firstlight("train", folder, "--refit", run.path, "--epochs", 3, "--out", tmp_path / "all")

@@ -131,6 +131,7 @@ def recommend(
     """
     opened, users = _opened(target, emit), _once(users)
     if isinstance(opened, Run):
+        _withheld(opened, emit)
         tables, ids = trained.recommend(opened, users, k), (opened.user_ids, opened.item_ids)
         known = opened.seen.user_degrees > 0
         seen = opened.seen.union(opened.parts["valid"]) if "valid" in opened.parts else opened.seen
@@ -179,6 +180,16 @@ def similar(
     if isinstance(opened, Run):
         return trained.similar_items(opened, items, k)
     return lists.similar_items(opened, items, k)
+
+
+def _withheld(run: Run, emit: Emit) -> None:
+    """Tell of clicks that a measured run has never seen, and so may recommend again."""
+    if "test" in run.parts:
+        emit(
+            "message",
+            text=f"the run does not know the {run.parts['test'].n_pairs:,} clicks of its test part: lists may hold "
+            f"them; to serve people, train on everything with train DATA --refit {run.path}",
+        )
 
 
 def _once(ids: Sequence[str] | None) -> Sequence[str] | None:
@@ -266,12 +277,14 @@ def export(run: Run, out: Path, items: Path | None = None, emit: Emit = silent) 
         out: A folder that does not exist yet.
         items: Dataset or table with the items' titles and covers; the run's own dataset if None and it is still where
             it was.
-        emit: Told why there are no titles and covers.
+        emit: Told why there are no titles and covers, and of clicks that the run does not know.
 
     Raises:
         InputError: The run's model has no vectors, or ``out`` holds something.
     """
-    return export_run(run, out, *_content(run, items, emit))
+    bundle = export_run(run, out, *_content(run, items, emit))
+    _withheld(run, emit)
+    return bundle
 
 
 def exported(bundle: Bundle) -> dict[str, Any]:

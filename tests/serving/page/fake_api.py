@@ -102,7 +102,7 @@ class FakeApi:
             items.append(
                 {**self.shown(item), "score": score, "why": why and self.reason(item, why, len(items))}
             )
-        return {"version": 1, "user": user, "items": items[:k]}
+        return {"version": 1, "user": user, "basis": "model", "unknown": [], "items": items[:k]}
 
     def reason(self, item: str, why: str, place: int) -> dict[str, Any]:
         """By turns: without a view, in a view, and in a view with a group."""

@@ -29,6 +29,18 @@ def test_nobody_of_that_name(visit):
     assert "Nobody is called “zz”" in page.text("#found")
 
 
+def test_somebody_whom_training_did_not_know_gets_popular_items_and_is_told(visit, api: FakeApi, monkeypatch):
+    recommend = api.recommend
+    page = visit("/people/u04")
+    page.until(WALL)
+    assert "no click of this person" not in page.text(".person")
+    monkeypatch.setattr(api, "recommend", lambda **asked: {**recommend(**asked), "basis": "popular"})
+    page.reload()
+    page.until("document.querySelector('.person .told')")
+    assert "Training saw no click of this person" in page.text(".person .told")
+    assert page.js("document.querySelector('.person .wall').ariaLabel") == "24 popular items"
+
+
 def test_no_history_and_no_recommendations(visit, api: FakeApi, monkeypatch):
     api.seen[4] = api.seen[4][:0]
     monkeypatch.setattr(api, "recommend", lambda **_: {"version": 1, "items": []})

@@ -35,8 +35,8 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     wall.setAttribute("aria-busy", "true");
     try {
       const wanted = { ...request(), k: state.k, only_new: state.onlyNew };
-      const [{ items }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
-      if (!signal.aborted) draw(items, new Map(past.map((one) => [one.id, one.cover])));
+      const [{ items, basis }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
+      if (!signal.aborted) draw(items, new Map(past.map((one) => [one.id, one.cover])), basis === "popular");
     } catch (problem) {
       if (!signal.aborted) wall.replaceChildren(failure(problem, () => load(true)));
     } finally {
@@ -44,7 +44,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     }
   }
 
-  function draw(items, covers) {
+  function draw(items, covers, popular) {
     const onreason = (id) => {
       for (const one of history.querySelectorAll("[data-item]")) {
         one.classList.toggle("lit", id !== null && one.dataset.item === id);
@@ -59,7 +59,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
       }),
     );
     const fresh = items.filter((item) => item.new).length;
-    const words = `${count(items.length, "recommendation")}, ${fresh} of them new`;
+    const words = popular ? count(items.length, "popular item") : `${count(items.length, "recommendation")}, ${fresh} of them new`;
     if (!items.length) {
       const hint = state.onlyNew ? "Every new item has been seen, or there is none." : "Everything has been seen.";
       wall.replaceChildren(empty("Nothing to recommend", hint));
@@ -68,7 +68,9 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     }
     const focused = wall.contains(document.activeElement);
     const before = wall.querySelectorAll("li").length;
-    wall.replaceChildren(h("ol", { class: "wall", "aria-label": words }, ...entries));
+    const list = h("ol", { class: "wall", "aria-label": words }, ...entries);
+    const told = "Training saw no click of this person, so these are the items with most clicks.";
+    wall.replaceChildren(...(popular ? [h("p", { class: "muted told" }, told)] : []), list);
     if (items.length >= state.k && state.k < MOST) {
       const more = () => {
         state.k += PAGE;

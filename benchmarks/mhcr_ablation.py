@@ -1,6 +1,6 @@
 """What earns its place in MHCR: one part changed at a time, on movielens-small with cold items.
 
-    python benchmarks/mhcr_ablation.py [--seeds 0,1] [--threads 1] [--only "best;no hypergraph"] [--list]
+    python benchmarks/mhcr_ablation.py [--seeds 0,1] [--threads 1] [--only "best;no hypergraph"] [--list] [--done]
 
 Each variant is trained once per seed with the budget of the cold-start tables and no search of its own; the length of
 training is found on validation. The first number is on validation, and the one to choose a setting by: the harmonic
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from pathlib import Path
 
 import cold_start
 import tables
@@ -88,10 +89,16 @@ def spread(run: Run) -> float:
     return float((items[pairs[0]] * items[pairs[1]]).sum(dim=1).mean())
 
 
+def numbers_of(name: str, seed: int) -> Path:
+    """Where the numbers of one variant are."""
+    folder = f"{name.replace(' ', '-').replace('=', '')}-s{seed}"
+    return cold_start.ROOT / "runs" / "ablation" / folder / "numbers.json"
+
+
 def measure(name: str, seed: int, threads: int) -> dict[str, float]:
     """Train and judge one variant, unless it is done."""
-    folder = cold_start.ROOT / "runs" / "ablation" / f"{name.replace(' ', '-').replace('=', '')}-s{seed}"
-    target = folder / "numbers.json"
+    target = numbers_of(name, seed)
+    folder = target.parent
     if target.exists():
         done: dict[str, float] = read_json(target)
         return done
@@ -123,6 +130,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="some variants, separated by semicolons")
+    parser.add_argument("--done", action="store_true", help="train nothing; the table of what is done")
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     if options.list:
@@ -134,10 +142,13 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
     for seed in seeds:  # views of one split stay in memory
         for name in chosen:
-            if name not in FIRST_SEED_ALONE or seed == seeds[0]:
+            wanted = name not in FIRST_SEED_ALONE or seed == seeds[0]
+            if wanted and (not options.done or numbers_of(name, seed).exists()):
                 found[name].append(measure(name, seed, options.threads))
     rows = []
     for name, numbers in found.items():
+        if not numbers:
+            continue
         mean = {key: statistics.mean(entry[key] for entry in numbers) for key in numbers[0]}
         rows.append(
             [

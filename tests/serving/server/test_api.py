@@ -191,7 +191,12 @@ def test_blocking_ahead_tells_what_is_not_there(live, pristine):
     known = str(Bundle.open(pristine).item_ids()[1])
     told = live.post("/v1/block", {"items": ["not yet", known]}, **WRITER).json()
     assert told["unknown"] == ["not yet"]
-    live.client.request("DELETE", "/v1/block", json={"items": ["not yet", known]}, headers=WRITER)
+    asked = {"items": ["not yet", known]}
+    assert live.client.request("DELETE", "/v1/block", json=asked, headers=WRITER).json()["unknown"] == [
+        "not yet"
+    ]
+    assert live.post("/v1/boost", {known: 1.0, "mistyped": 2.0}, **WRITER).json()["unknown"] == ["mistyped"]
+    live.post("/v1/boost", {"mistyped": 1.0}, **WRITER)
     found = live.post("/v1/recommend", {"history": [known, "gone"], "k": 2}).json()
     assert (found["unknown"], found["basis"]) == (["gone"], "model")
 

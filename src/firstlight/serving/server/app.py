@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 import firstlight
 from firstlight.serving.approximate import ApproximateIndex
+from firstlight.serving.bundle import Bundle
 from firstlight.serving.server import metrics, problems, schemas
 from firstlight.serving.server.guards import Guard, check_token
 from firstlight.serving.server.problems import Json, Problem
@@ -288,28 +289,32 @@ async def remove_item(request: Request, item: str) -> Response:
     return Json(await state.change(lambda bundle: bundle.remove_items([name])))
 
 
-@write.post("/block", response_model=schemas.Blocked)
+@write.post("/block", response_model=schemas.Ruled)
 async def block(request: Request, asked: schemas.ItemList) -> Response:
     """Keep items out of every list, whether they are in the catalogue or come later."""
-    state = state_of(request)
-    done = await state.change(lambda bundle: bundle.block(asked.items))
-    snapshot = state.served.bundle.snapshot
-    unknown = [item for item in asked.items if snapshot.row(item) is None]
-    return Json({**done, "unknown": unknown})
+    return await _ruled(request, asked.items, lambda bundle: bundle.block(asked.items))
 
 
-@write.delete("/block", response_model=schemas.Version)
+@write.delete("/block", response_model=schemas.Ruled)
 async def unblock(request: Request, asked: schemas.ItemList) -> Response:
     """Let items into lists again."""
-    return Json(await state_of(request).change(lambda bundle: bundle.unblock(asked.items)))
+    return await _ruled(request, asked.items, lambda bundle: bundle.unblock(asked.items))
 
 
-@write.post("/boost", response_model=schemas.Version)
+@write.post("/boost", response_model=schemas.Ruled)
 async def boost(request: Request, asked: dict[schemas.Id, schemas.Finite]) -> Response:
     """Lift items by a factor above one, or lower them; one takes a boost back."""
     if len(asked) > schemas.MAX_IDS:
         raise Problem(422, "Too many items", f"at most {schemas.MAX_IDS} at once")
-    return Json(await state_of(request).change(lambda bundle: bundle.boost(asked)))
+    return await _ruled(request, asked, lambda bundle: bundle.boost(asked))
+
+
+async def _ruled(request: Request, items: Iterable[str], change: Callable[[Bundle], int]) -> Response:
+    """Change rules, and tell of items that are not there: a mistyped id must not look like a rule that works."""
+    state = state_of(request)
+    done = await state.change(change)
+    snapshot = state.served.bundle.snapshot
+    return Json({**done, "unknown": [item for item in items if snapshot.row(item) is None]})
 
 
 @write.post("/reload", response_model=schemas.Reloaded)

@@ -252,11 +252,11 @@ class Version(BaseModel):
     version: int
 
 
-class Blocked(Version):
-    """A version of the catalogue, and blocked items that are not in it."""
+class Ruled(Version):
+    """A version of the catalogue, and named items that are not in it."""
 
     unknown: list[str] = Field(
-        description="Items that are not in the catalogue; they are blocked should they come."
+        description="Items that are not in the catalogue; what was said of them counts should they come."
     )
 
 

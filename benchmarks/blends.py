@@ -47,9 +47,9 @@ NOTE = (
     "The given split, all items ranked, known pairs masked; every user has one target. The models are those of the "
     "table of the given split, chosen on validation; so is the selection. Other blends of these models, and the "
     "models' grids, had been seen on test before, so neither row is a priori. Published numbers: three views, epoch "
-    "chosen on test, trained on train alone. **Validation is closer to test than training is to either**: a mere count of "
-    "its 3,051 clicks finds more than any model does, so what is trained on them, too, says how much of this split is "
-    "drift, and nothing about models; it does not stand beside the published rows. ± is the standard deviation over "
+    "chosen on test, trained on train alone. **Validation is closer to test than training is to either**: a mere count "
+    "of its 3,051 clicks finds more than any model does, so what is trained on them, too, says how much of this split "
+    "is drift, and nothing about models; it does not stand beside the published rows. ± is the standard deviation over "
     "seeds, brackets the 95 % bootstrap interval over users of the first."
 )
 

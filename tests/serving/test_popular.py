@@ -62,7 +62,7 @@ def test_runs_and_bundles_list_them_alike(trained, tmp_path, capfd):
             assert {entry["basis"] for entry in entries} == {"popular"}
         assert {entry["basis"] for entry in found["lists"]["u0"]} == {"model"}
         assert "2 users without a training click get the most popular items" in told
-        assert "popular" not in recommended(capfd, target, "--users", "u0", "-k", 3)[1]
+        assert "most popular items" not in recommended(capfd, target, "--users", "u0", "-k", 3)[1]
         _, told = recommended(capfd, target, "-k", 3, "--out", tmp_path / "lists.csv")
         table = pl.read_csv(tmp_path / "lists.csv")
         assert table["user"].unique(maintain_order=True).to_list() == [f"u{row}" for row in range(7)]

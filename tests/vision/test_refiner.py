@@ -369,7 +369,7 @@ def test_memory_estimate_follows_the_knobs():
     assert sum(plain.values()) == pytest.approx(53.2e9, rel=0.03)
     # A user's report (issue 11 of the authors' repository): a batch of 64 is what fits into 80 GB.
     assert 40e9 < sum(plain.values()) < 80e9
-    assert estimate(checkpoint_activations=True)["activations"] < plain["activations"] / 3
+    assert estimate(checkpoint_activations=True)["activations"] < plain["activations"] / 3.8
     assert estimate(freeze_blocks=12)["activations"] == plain["activations"] // 2
     assert estimate(heads=4)["heads"] == plain["heads"] // 2
     assert estimate(batch=128)["activations"] == 2 * plain["activations"]

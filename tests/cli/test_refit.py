@@ -89,4 +89,8 @@ def test_only_threads_go_with_it(measured, firstlight, tmp_path):
     assert "takes all settings from its run" in refused.err
     with pytest.raises(InputError, match="takes all settings"):
         fl.train(folder, out=tmp_path / "all", refit=run.path, seed=1)
+    for change in ("training.stop_after=2", "training.cold_offset=0.5"):
+        refused = firstlight("train", folder, "--set", change, "--out", tmp_path / "all")
+        assert refused.code == 2
+        assert "go with selection=none" in " ".join(refused.err.split())
     assert fl.train(folder, out=tmp_path / "all", refit=run.path, threads=1, progress=False).path.exists()

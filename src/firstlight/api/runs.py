@@ -43,7 +43,7 @@ from firstlight.training.assess import (
 )
 from firstlight.training.config import RunConfig, build_config
 from firstlight.training.recorded import evaluate_cold
-from firstlight.training.refit import everything, refit_config
+from firstlight.training.refit import everything, refit_config, refuse_settings
 from firstlight.training.run import train as train_run
 from firstlight.training.run_folder import Run as LoadedRun
 from firstlight.training.run_folder import load_run
@@ -229,12 +229,7 @@ def train(
 
     check_folder(out)
     if refit is not None:
-        if any(
-            v is not None for v in (model, loss, temperature, negatives, recipe, set, epochs, seed, start)
-        ):
-            raise InputError(
-                "refit takes all settings from its run", hint="leave the others out, but for threads"
-            )
+        refuse_settings([model, loss, temperature, negatives, recipe, set, epochs, seed, start])
         with listener(progress) as emit:
             config = refit_config(_run(refit), threads)
             train_run(everything(dataset(data)), config, Path(out), resume=resume, emit=emit)

@@ -11,7 +11,6 @@ from firstlight.cli.data import Source
 from firstlight.cli.options import Reading, command
 from firstlight.cli.output import Answer, draw_table, say
 from firstlight.cli.progress import TrainingProgress
-from firstlight.core.errors import InputError
 from firstlight.core.outputs import check_folder
 from firstlight.models import MODELS
 
@@ -85,12 +84,9 @@ def train(
 
     check_folder(out)
     if refit is not None:
-        others = [loss, temperature, negatives, recipe, changes, epochs, seed, start, model]
-        if any(option is not None and option != [] for option in others):
-            raise InputError(
-                "--refit takes all settings from its run",
-                hint="of other options, only --threads and --resume go with it",
-            )
+        from firstlight.training.refit import refuse_settings
+
+        refuse_settings([model, loss, temperature, negatives, recipe, changes, epochs, seed, start])
         return _refit(reading.read(path), refit, out, threads, resume)
     overrides = list(changes or [])
     overrides += [] if epochs is None else [f"training.epochs={epochs}"]

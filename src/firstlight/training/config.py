@@ -117,6 +117,16 @@ class TrainingConfig(BaseModel):
     checkpoint_every: int = Field(1, ge=1)
     """Epochs between checkpoints."""
 
+    @model_validator(mode="after")
+    def _found_by_a_search(self) -> Self:
+        """What a search finds cannot be given to one that is still to come."""
+        found = (self.stop_after, self.cold_scale, self.cold_offset) != (None, 1.0, 0.0)
+        if found and self.selection != "none":
+            raise ValueError("stop_after, cold_scale and cold_offset go with selection=none")
+        if self.stop_after is not None and self.stop_after > self.epochs:
+            raise ValueError(f"stop_after is {self.stop_after}, and the schedule has {self.epochs} epochs")
+        return self
+
 
 class EvaluationConfig(BaseModel):
     """What the final evaluation reports."""

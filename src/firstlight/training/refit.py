@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from firstlight.core.errors import InputError
 from firstlight.data.dataset import Dataset
 from firstlight.training.config import RunConfig
 from firstlight.training.run_folder import Run
+
+
+def refuse_settings(given: Iterable[object]) -> None:
+    """Refuse settings beside a run whose own are taken.
+
+    Args:
+        given: Values of the options that a training takes otherwise; None or empty where one was not given.
+
+    Raises:
+        InputError: One was.
+    """
+    if any(value is not None and value != [] for value in given):
+        raise InputError(
+            "a refit takes all settings from its run", hint="leave the other settings out, but for threads"
+        )
 
 
 def refit_config(run: Run, threads: int | None = None) -> RunConfig:

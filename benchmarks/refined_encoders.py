@@ -178,15 +178,22 @@ def measured(path: Path, names: list[str]) -> bool:
 
 HEADER = [
     *("encoder", "k-NN, best block", "where", "last block, class token", "last block, mean of patches"),
-    *("against the best of mae, z", "rises over the last third", "linear probe", "1-shot", "clusters, ACC"),
+    *(
+        "against the best of mae, z",
+        "rises over the last third",
+        "linear probe",
+        "1-shot",
+        "5-shot",
+        "clusters, ACC",
+    ),
 ]
 #: What the heads of an arm read, where it is not the class token; columns on the last block go by it.
 READ = {"refined-mean": "mean", "refined-mean-12": "mean"}
 KEY = (
     "The gain is that of the last block, in the pooling that the heads read (`refined-mean…`: the mean of the patches; "
     "the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear probe chosen on a "
-    "tenth of the bank; 1-shot: mean over ten draws, last block, the better pooling; clusters of the queries' features "
-    "likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of pre-training; "
+    "tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; clusters of the "
+    "queries' features likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of pre-training; "
     "`random`: refinement of an encoder that has learned nothing; `single`: one head, at the end; `swap-all`: "
     "neighbours in the whole row; `infonce`: no neighbours; "
     "`random start`: nothing learned at all."
@@ -206,9 +213,7 @@ def figures(encoder: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         if test["k"] == K and test["what"].startswith("last block") and test["after"]["encoder"] == encoder["name"]
         and test["after"]["pooling"] == read
     ]  # fmt: skip
-    one_shot = [e["accuracy"] for e in encoder["low_shot"] if e["labels"] == "1 a class"] or [
-        e["accuracy"] for e in encoder["low_shot"][:1]
-    ]
+    shots = {n: max(e["accuracy"] for e in encoder["low_shot"] if e["labels"] == f"{n}-shot") for n in (1, 5)}
     return {
         "encoder": encoder["name"],
         "best": best["accuracy"],
@@ -222,7 +227,8 @@ def figures(encoder: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
         "rises": encoder["rises_over_last_third"][str(K)][read],
         "linear": encoder["linear"]["accuracy"],
         "linear_error": encoder["linear"]["standard_error"],
-        "one_shot": max(one_shot),
+        "one_shot": shots[1],
+        "five_shot": shots[5],
         "clusters": max(entry["accuracy"] for entry in encoder["clusters"]),
     }
 
@@ -239,6 +245,7 @@ def row(one: dict[str, Any]) -> list[str]:
         {True: "yes", False: "no", None: "–"}[one["rises"]],
         percent(one["linear"], one["linear_error"]),
         percent(one["one_shot"]),
+        percent(one["five_shot"]),
         percent(one["clusters"]),
     ]
 
@@ -248,7 +255,7 @@ def summarise(size: str) -> None:
     seeds = [json.loads(path.read_text(encoding="utf-8"))
              for path in sorted((ROOT / "results" / "vision").glob(f"{name(size)}-s*.json"))]  # fmt: skip
     seeds = [seed for seed in seeds if "numbers" in seed]
-    rows = [["raw pixels", spread([seed["pixels"] for seed in seeds]), *["–"] * 7, str(len(seeds))]]
+    rows = [["raw pixels", spread([seed["pixels"] for seed in seeds]), *["–"] * 8, str(len(seeds))]]
     for arm in dict.fromkeys(one["encoder"] for seed in seeds for one in seed["numbers"]):
         found = [one for seed in seeds for one in seed["numbers"] if one["encoder"] == arm]
         tested = [one for one in found if one["z"] is not None]
@@ -258,7 +265,10 @@ def summarise(size: str) -> None:
                 *(spread([one[key] for one in found]) for key in ("best", "last", "last_mean")),
                 gains(tested),
                 f"{sum(bool(one['rises']) for one in found)} of {len(found)}",
-                *(spread([one[key] for one in found]) for key in ("linear", "one_shot", "clusters")),
+                *(
+                    spread([one[key] for one in found])
+                    for key in ("linear", "one_shot", "five_shot", "clusters")
+                ),
                 str(len(found)),
             ]
         )
@@ -269,6 +279,7 @@ def summarise(size: str) -> None:
             "rises over the last third",
             "linear probe",
             "1-shot",
+            "5-shot",
             "clusters, ACC",
             "seeds",
         ),

@@ -243,9 +243,10 @@ def fit_offset(
 ) -> Calibration:
     """The offset (and scale) on cold scores that maximises the harmonic mean of warm and cold recall@k.
 
-    The maximum is exact: every offset at which a list changes is looked at. A measured curve is a staircase, and its
-    highest step is where luck helped most; so the answer is the middle of the offsets around it that reach
-    ``1 − slack`` of it, which carries over to other items better.
+    The maximum is exact: every stretch of offsets over which no list changes is looked at, and without slack every
+    single offset at which scores tie, too. A measured curve is a staircase, and its highest step is where luck helped
+    most; so with slack the answer is the middle of the offsets around it that reach ``1 − slack`` of it, which carries
+    over to other items better.
 
     Args:
         scorer: What scores.
@@ -399,9 +400,16 @@ class _Steps:
         warm = self.start - np.r_[0.0, np.cumsum(self.loss)][done]
         values = harmonic_mean(*self._known(warm, np.r_[0.0, np.cumsum(self.gain)][done]))
         values = np.round(values / _ROUNDING) * _ROUNDING
-        if not np.isfinite(values).all() or values.max() <= 0:
+        if not np.isfinite(values).all():
             return None
         top = int(values.argmax())
+        if slack == 0 and len(bounds):
+            # Where scores tie, some cold items may be in and others not: a value that holds at that offset alone.
+            points = np.round(harmonic_mean(*self.recall(bounds)) / _ROUNDING) * _ROUNDING
+            if points.max() > values[top]:
+                return float(bounds[points.argmax()])
+        if values[top] <= 0:
+            return None
         below = np.flatnonzero(values < (1 - slack) * values[top])
         place = int(np.searchsorted(below, top))
         first = int(below[place - 1]) + 1 if place else 0

@@ -225,9 +225,9 @@ def known_clicks_protocol(
 ) -> dict[int, Evaluation]:
     """How well users are served that training never saw, by how many of their clicks are known.
 
-    Of each user n clicks are shown and the others are looked for. The users are the same for every n (those with more
-    than ``max(counts)`` clicks), and the clicks shown for a small n are among those for a larger one, so that rows
-    differ only in what is known.
+    Of each user n clicks are shown, and those beyond the first ``max(counts)`` of a random order are looked for: the
+    same users, the same targets and the same items ranked for every n (the first ``max(counts)`` clicks never are), so
+    that rows differ only in what is known. The clicks shown for a small n are among those for a larger one.
 
     Args:
         encode_users: Log of known clicks ``(n, n_items)`` → ``(n, dim)`` vectors.
@@ -256,11 +256,11 @@ def known_clicks_protocol(
     order = np.lexsort((numpy_stream(seed, "known-clicks").random(log.n_pairs), log.users))
     place = np.empty(log.n_pairs, np.int64)  # of each click in its user's random order
     place[order] = np.arange(log.n_pairs) - log.indptr[:-1][log.users]
+    shown, hidden = log.select(place < max(counts)), log.select(place >= max(counts))
     out = {}
     for count in counts:
-        known, hidden = log.select(place < count), log.select(place >= count)
-        scorer = VectorScorer(encode_users(known), item_vectors)
-        out[count] = evaluate_ranking(scorer, hidden, [known], ks, pool=pool, seed=seed)
+        scorer = VectorScorer(encode_users(log.select(place < count)), item_vectors)
+        out[count] = evaluate_ranking(scorer, hidden, [shown], ks, pool=pool, seed=seed)
     return out
 
 

@@ -4,10 +4,11 @@
 
 Each variant is trained once per seed with the budget of the cold-start tables and no search of its own; the length of
 training is found on validation. The first number is on validation, and the one to choose a setting by: the harmonic
-mean of Recall@20 of warm targets among warm items and of cold targets among cold items. The others are on test: those
-two recalls, the harmonic mean in the whole pool under the offset that validation asks for, and the mean cosine between
-the vectors of two random items (1: all alike, which is what over-smoothing would leave). A variant that is done is not
-trained again (``runs/ablation``). What is printed while it runs is validation alone.
+mean of Recall@20 of warm targets among warm items and of cold targets among cold items; beside it stands the mean
+difference to ``best`` over the splits that both have. The others are on test: those two recalls, the harmonic mean in
+the whole pool under the offset that validation asks for, and the mean cosine between the vectors of two random items
+(1: all alike, which is what over-smoothing would leave), of the vectors that rank and of the hypergraph's alone. A
+variant that is done is not trained again (``runs/ablation``). What is printed while it runs is validation alone.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import cold_start
 import tables
 import torch
 import torch.nn.functional as F
 from machine import publish
+from torch import Tensor
 
 from firstlight.core.files import read_json, write_json
 from firstlight.core.seeds import torch_stream
+from firstlight.models.mhcr import MHCR
 from firstlight.training import run as training
 from firstlight.training.run_folder import Run
 
@@ -78,15 +82,26 @@ VARIANTS: dict[str, list[str]] = {
 FIRST_SEED_ALONE = ("paper", "released")
 
 
-def spread(run: Run) -> float:
+def spread(run: Run, items: Tensor) -> float:
     """Mean cosine between the vectors of 20,000 random pairs of warm items."""
-    vectors = run.scorer.vectors()
-    assert vectors is not None
     warm = torch.from_numpy(run.seen.item_degrees > 0).nonzero()[:, 0]
     pairs = warm[torch.randint(len(warm), (2, 20_000), generator=torch_stream(0, "pairs"))]
     pairs = pairs[:, pairs[0] != pairs[1]]
-    items = F.normalize(vectors[1][:, :-1], dim=1)
+    items = F.normalize(items, dim=1)
     return float((items[pairs[0]] * items[pairs[1]]).sum(dim=1).mean())
+
+
+@torch.no_grad()
+def spreads(run: Run) -> dict[str, float | None]:
+    """:func:`spread` of the vectors that rank, and of the hypergraphs' (mean over views) where there are some."""
+    vectors, model = run.scorer.vectors(), run.model
+    assert vectors is not None
+    assert isinstance(model, MHCR)
+    hyper = [spread(run, pair.items) for pair in model.encode(0, None).hyper]
+    return {
+        "cosine": spread(run, vectors[1][:, :-1]),
+        "hyper_cosine": statistics.mean(hyper) if hyper else None,
+    }
 
 
 def numbers_of(name: str, seed: int) -> Path:
@@ -95,12 +110,12 @@ def numbers_of(name: str, seed: int) -> Path:
     return cold_start.ROOT / "runs" / "ablation" / folder / "numbers.json"
 
 
-def measure(name: str, seed: int, threads: int) -> dict[str, float]:
+def measure(name: str, seed: int, threads: int) -> dict[str, Any]:
     """Train and judge one variant, unless it is done."""
     target = numbers_of(name, seed)
     folder = target.parent
     if target.exists():
-        done: dict[str, float] = read_json(target)
+        done: dict[str, Any] = read_json(target)
         return done
     dataset, _ = cold_start.load_data("movielens-small", "cold-items", seed)
     run = cold_start.train_candidate(
@@ -113,13 +128,21 @@ def measure(name: str, seed: int, threads: int) -> dict[str, float]:
         "warm": rows["warm/warm"]["metrics"]["recall@20"],
         "cold": rows["cold/cold"]["metrics"]["recall@20"],
         "harmonic": outcome["calibrated"]["harmonic"]["metrics"]["recall@20"],
-        "cosine": spread(run),
+        **spreads(run),
         "epochs": run.result["found"]["epochs"],
         "seconds": run.result["found"]["train_seconds"],
     }
     write_json(target, numbers)
     print(f"{name}, seed {seed}: validation {numbers['valid']:.4f}, {numbers['seconds']:.0f} s", flush=True)
     return numbers
+
+
+def paired(numbers: dict[int, dict[str, Any]], best: dict[int, dict[str, Any]]) -> str:
+    """Mean difference on validation to ``best`` over the splits of both, and on how many it is ahead."""
+    gaps = [numbers[seed]["valid"] - best[seed]["valid"] for seed in numbers if seed in best]
+    if not gaps:
+        return "–"
+    return f"{statistics.mean(gaps):+.4f}, {sum(gap > 0 for gap in gaps)} of {len(gaps)}"
 
 
 def main() -> None:
@@ -139,25 +162,29 @@ def main() -> None:
     training.fit_content = cold_start.fit_content_once
     seeds = [int(seed) for seed in options.seeds.split(",")]
     chosen = options.only.split(";") if options.only else list(VARIANTS)
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in chosen}
     for seed in seeds:  # views of one split stay in memory
         for name in chosen:
             wanted = name not in FIRST_SEED_ALONE or seed == seeds[0]
             if wanted and (not options.done or numbers_of(name, seed).exists()):
-                found[name].append(measure(name, seed, options.threads))
+                found[name][seed] = measure(name, seed, options.threads)
     rows = []
-    for name, numbers in found.items():
+    for name, by_seed in found.items():
+        numbers = list(by_seed.values())
         if not numbers:
             continue
-        mean = {key: statistics.mean(entry[key] for entry in numbers) for key in numbers[0]}
+        mean = {
+            key: statistics.mean(entry[key] for entry in numbers) for key in ("cosine", "epochs", "seconds")
+        }
+        hyper = [entry["hyper_cosine"] for entry in numbers if entry.get("hyper_cosine") is not None]
         rows.append(
             [
                 name,
-                *(
-                    tables.spread([entry[key] for entry in numbers])
-                    for key in ("valid", "warm", "cold", "harmonic")
-                ),
+                tables.spread([entry["valid"] for entry in numbers]),
+                paired(by_seed, found.get("best", {})) if name != "best" else "–",
+                *(tables.spread([entry[key] for entry in numbers]) for key in ("warm", "cold", "harmonic")),
                 f"{mean['cosine']:.3f}",
+                f"{statistics.mean(hyper):.3f}" if hyper else "–",
                 *(f"{mean[key]:.0f}" for key in ("epochs", "seconds")),
                 str(len(numbers)),
             ]
@@ -169,10 +196,12 @@ def main() -> None:
         [
             "variant",
             "validation",
+            "against best, same splits",
             "warm R@20",
             "cold R@20",
             "harmonic, whole pool",
             "mean cosine",
+            "of hypergraph vectors",
             "epochs",
             "seconds",
             "seeds",

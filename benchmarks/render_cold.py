@@ -65,7 +65,7 @@ def cold() -> str:
         found = {name: models[name] for name in names if name in models}
         # One heading for the whole part, then a group of tables a data set.
         parts.append(WRITERS[protocol](data, found))
-        parts.append(provenance(next(iter(found.values()))[0]))
+        parts.append(provenance([record for records in found.values() for record in records]))
     return "\n".join([INTRO, *parts]) if parts else ""
 
 
@@ -120,7 +120,11 @@ def differences(data: str, models: dict[str, list[Record]]) -> str:
     if OURS in models and OURS + SENTENCE in models:
         parts.append(_differences(data, OURS + SENTENCE, models[OURS + SENTENCE], {OURS: models[OURS]}))
     parts = [part for part in parts if part]
-    note = "A user's values are averaged over the seeds in which the user has such targets, then paired.\n"
+    note = (
+        "A user's values are averaged over the seeds in which the user has such targets, then paired. Interval and p "
+        "tell what other users would change; what other splits and other starts of the training change, ± above and "
+        "the seeds won tell.\n"
+    )
     return "\n".join([*parts, note]) if parts else ""
 
 
@@ -154,6 +158,7 @@ def _differences(data: str, name: str, records: list[Record], others: dict[str, 
         own = statistics.mean(map(value, ours.values()))
         found = test(rivals[best], ours)
         low, high = found.interval
+        won = sum(value(ours[seed]) > value(rivals[best][seed]) for seed in ours)
         relative = f"{own / means[best] - 1:+.1%}" if means[best] else "–"
         rows.append(
             [
@@ -165,9 +170,11 @@ def _differences(data: str, name: str, records: list[Record], others: dict[str, 
                 f"{found.difference:+.4f} [{low:+.4f}, {high:+.4f}]",
                 f"{found.p:.2g}",
                 str(found.n),
+                f"{won} of {len(ours)}",
             ]
         )
     header = ["Recall@20", "best other", "it", name, "relative", "difference, 95 % paired", "p", "users"]
+    header.append("seeds won")
     against = next(iter(rivals)) if len(rivals) == 1 else "the best other model of each measure"
     return table(f"{data}: {name} against {against}", rows, header)
 
@@ -274,7 +281,8 @@ def given(data: str, models: dict[str, list[Record]]) -> str:
         "settings are chosen on validation, those of the published numbers on test. 103 of the 9,308 users hold 71 % "
         "of the training clicks (323 or more each), the others have one to four, and nearly all targets are theirs. "
         "Nothing here was trained on validation, whose clicks tell of test what those of training do not: see *TikTok, "
-        "the given split, beside the records*.\n"
+        "the given split, beside the records*. Of MHCR both candidates here rank clicked items by clicks alone (two "
+        "LightGCN layers; no content side, no hypergraph) and only unclicked ones by content.\n"
     )
     return table(f"### {data}, the given split", rows, header) + "\n" + note
 
@@ -302,16 +310,23 @@ def new_users(data: str, models: dict[str, list[Record]]) -> str:
         for name, found in able.items()
     ]
     title = f"### {data}, users that training never saw: Recall@20 of their other clicks, by clicks known"
-    return table(title, rows, ["model", *counts, "seeds"])
+    note = (
+        f"Looked for are a user's clicks beyond the first {max(map(int, counts))} of a random order, whatever is "
+        "known, so the columns differ only in that.\n"
+    )
+    return table(title, rows, ["model", *counts, "seeds"]) + "\n" + note
 
 
-def provenance(record: Record) -> str:
-    """How to make these numbers."""
-    words = [f"--data {record['data']}", f"--protocols {record['protocol']}"]
-    budget = record["budget"]
+def provenance(records: list[Record]) -> str:
+    """How to make these numbers, and where and from what they were made."""
+    first = records[0]
+    words, budget = [f"--data {first['data']}", f"--protocols {first['protocol']}"], first["budget"]
+    commits = sorted({record["commit"] for record in records})
+    machines = sorted({machine(record) for record in records})
     return (
         f"`python benchmarks/cold_start.py {' '.join(words)}`, at most {budget['candidates']} candidates of at most "
-        f"{budget['epochs']} epochs a model, commit {record['commit']}, {machine(record)}.\n"
+        f"{budget['epochs']} epochs a model, {'commit' if len(commits) == 1 else 'commits'} {', '.join(commits)} (each "
+        f"JSON names its own), {'; '.join(machines)}.\n"
     )
 
 

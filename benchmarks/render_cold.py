@@ -280,7 +280,8 @@ def given(data: str, models: dict[str, list[Record]]) -> str:
     note = (
         "No offset is fitted here. Brackets are the 95 % bootstrap interval over users, each averaged over the seeds; "
         "epochs and settings are chosen on validation, those of the published numbers on test. 103 of the 9,308 users "
-        "hold 71 % of the training clicks (323 or more each), the others have one to four, and nearly all targets are theirs. "
+        "hold 71 % of the training clicks (323 or more each), the others have one to four, and nearly all targets are "
+        "theirs. "
         "Nothing here was trained on validation, whose clicks tell of test what those of training do not: see *TikTok, "
         "the given split, beside the records*. Of MHCR both candidates here rank clicked items by clicks alone (two "
         "LightGCN layers; no content side, no hypergraph) and only unclicked ones by content.\n"

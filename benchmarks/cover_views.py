@@ -9,8 +9,8 @@
 The encoders see the 9,517 posters of movielens-small (64 × 96 px) and nothing else: no label, no click. Both data sets
 use the same encoders. Then the item-cold protocol of ``cold_start.py`` with the same splits, each view of the covers
 alone and beside the text (title, genres, plot, tags), and the text alone: content k-NN, which shows the bare view, and
-the tower and MHCR, which learn what to make of it. Every view gets the same settings; epochs are found on validation. The JSON
-of each job goes to ``results/covers/``.
+the tower and MHCR, which learn what to make of it. Every view gets the same settings; epochs are found on validation.
+The JSON of each job goes to ``results/covers/``.
 """
 
 from __future__ import annotations

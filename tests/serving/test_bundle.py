@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.serving.base import parts
-from firstlight.serving.bundle import Bundle
+from firstlight.serving.bundle import Bundle, state_segment
 from firstlight.serving.lists import recommend_all, similar_items
 from firstlight.serving.rows import Rows
 from serving.catalogues import DIM, N_ITEMS, N_USERS, TasteEncoder, expected, rows, small_bundle, small_parts
@@ -239,6 +240,35 @@ def test_bad_items_are_refused_and_nothing_changes(tmp_path, ids, vectors, messa
         bundle.add_items(ids, vectors)
     assert Bundle.open(bundle.folder).version == bundle.version == 1
     assert bundle.strays() == []
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"contents": [b"{}"]}, {"covers": [b"a"]}, {"covers": [b"a"] * 3}, {"contents": [b"{}", None, b"{}"]}],
+    ids=["few contents", "few covers", "many covers", "many contents"],
+)
+def test_what_does_not_stand_beside_the_items_is_refused(tmp_path, beside):
+    """Such a segment was durable, and compaction failed on it for good."""
+    bundle = small_bundle(tmp_path)
+    ((what, values),) = beside.items()
+    with pytest.raises(InputError, match=f"there are {len(values)} {what} for 2 items"):
+        bundle.add_items(["n3", "n4"], rows(2), **beside)
+    with pytest.raises(InputError, match="covers is str, and bytes were expected"):
+        bundle.add_items(["n3", "n4"], rows(2), covers=["a.jpg", None])
+    assert bundle.strays() == []
+    assert bundle.add_items(["n3", "n4"], rows(2), covers=[b"a", None], contents=[b"{}\n", None]) == 2
+    assert [content for _, content in bundle.additions()] == [b"{}\n", b""]
+    bundle.compact()
+    snapshot = Bundle.open(bundle.folder).snapshot
+    assert [snapshot.cover(snapshot.row(item)) for item in ("n3", "n4")] == [b"a", None]
+
+
+def test_a_segment_whose_covers_do_not_fit_is_named(tmp_path):
+    bundle = small_bundle(tmp_path)
+    nobody = state_segment(DIM)
+    bundle._journal.append(bundle._manifest, replace(nobody, covers=(b"a",)))
+    with pytest.raises(InputError, match=r"00000002\.safetensors: the covers of this segment do not fit"):
+        Bundle.open(bundle.folder)
 
 
 def test_other_refusals(tmp_path):

@@ -29,7 +29,7 @@ from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_folder
 from firstlight.core.outputs import check_folder, output
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
-from firstlight.serving.checks import check_ids, check_vectors
+from firstlight.serving.checks import check_beside, check_ids, check_vectors
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
 from firstlight.serving.extras import Extras, fitting
 from firstlight.serving.index import ExactIndex, Query
@@ -167,7 +167,7 @@ class Bundle(Store):
         table: pl.DataFrame | None = None,
         covers: Sequence[bytes | None] = (),
         extras: Extras | None = None,
-        contents: Sequence[bytes] = (),
+        contents: Sequence[bytes | None] = (),
     ) -> int:
         """Add items, or replace those whose ids are there already. Durable when it returns.
 
@@ -187,8 +187,8 @@ class Bundle(Store):
             The version that holds them; the current one if there is nothing to add.
 
         Raises:
-            InputError: An id is empty or there twice, a vector is not finite or of another width. Nothing is
-                added then.
+            InputError: An id is empty or there twice, a vector is not finite or of another width, or there are more or
+                fewer rows of something than ids. Nothing is added then.
             FirstlightError: Another writer is at work, or the disk is full. Nothing is added then.
         """
         ids = list(ids)
@@ -203,16 +203,20 @@ class Bundle(Store):
         table: pl.DataFrame | None,
         covers: Sequence[bytes | None],
         extras: Extras,
-        contents: Sequence[bytes],
+        contents: Sequence[bytes | None],
     ) -> Segment:
         base, columns = self.snapshot.base, text_columns(table)
         if columns.width and len(columns) != len(ids):
             raise InputError(f"the table has {len(columns)} rows for {len(ids)} items")
+        check_beside(len(ids), "covers", covers)
+        check_beside(len(ids), "contents", contents)
         rows = check_vectors(ids, vectors, base.dim)
         named = pl.DataFrame([pl.Series("item", ids, pl.String), *columns.get_columns()])
         widths = {name: values.shape[1] for name, values in base.extras.items()} if extras else {}
         kept = fitting(extras, widths, len(ids))
-        return Segment(named, rows, covers=tuple(covers), extras=kept, contents=tuple(contents))
+        return Segment(
+            named, rows, covers=tuple(covers), extras=kept, contents=tuple(one or b"" for one in contents)
+        )
 
     def change(self, make: Callable[[Snapshot], Segment | None]) -> int:
         """Append what ``make`` makes of the version that counts now, or nothing for None; durable when it returns.

@@ -29,6 +29,27 @@ def check_ids(ids: Sequence[str]) -> None:
         raise InputError(f"item {again!r} is there twice", hint="name every item once")
 
 
+def check_beside(n: int, what: str, values: Sequence[bytes | None]) -> None:
+    """Refuse covers or contents that do not stand one beside each item.
+
+    Args:
+        n: Number of items.
+        what: The argument, for the message.
+        values: ``(n,)``, or nothing at all.
+
+    Raises:
+        InputError: There are more or fewer, or one is not bytes.
+    """
+    if len(values) not in (0, n):
+        raise InputError(
+            f"there are {len(values)} {what} for {n} items",
+            hint="give one for each item, in the same order, or none at all",
+        )
+    odd = next((value for value in values if not isinstance(value, bytes | None)), None)
+    if odd is not None:
+        raise InputError(f"one of the {what} is {type(odd).__name__}, and bytes were expected")
+
+
 def check_vectors(ids: Sequence[str], vectors: Tensor, dim: int) -> Tensor:
     """A float32 copy of new vectors: the caller's tensor may change later, what is served may not.
 

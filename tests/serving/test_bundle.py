@@ -242,6 +242,57 @@ def test_bad_items_are_refused_and_nothing_changes(tmp_path, ids, vectors, messa
     assert bundle.strays() == []
 
 
+def test_ids_and_vectors_may_be_arrays_and_one_id_is_one(tmp_path):
+    bundle = small_bundle(tmp_path)
+    bundle.add_items(np.array(["a", "b"]), rows(2).numpy())
+    assert torch.equal(Bundle.open(bundle.folder).item_vectors()[-2:], rows(2))
+    bundle.add_items("n1", rows(1))
+    assert bundle.item_ids()[-1] == "n1"
+    bundle.block("n1")
+    assert Bundle.open(bundle.folder).snapshot.rules.blocked == {"n1"}
+    bundle.unblock(pl.Series(["n1"]))
+    assert bundle.snapshot.rules.blocked == frozenset()
+    bundle.boost({"a": np.float32(2)})
+    assert Bundle.open(bundle.folder).snapshot.rules.boosts == {"a": 2.0}
+    bundle.remove_items("n1")
+    assert "n1" not in listed(bundle, "u0")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda b: b.add_items(["a"], "abc"), "no matrix of numbers"),
+        (lambda b: b.add_items(5, rows(1)), "5 is no list of item ids"),
+        (lambda b: b.block(None), "no list of item ids"),
+        (lambda b: b.block(np.array([1, 2])), "is not an item id"),
+        (lambda b: b.boost({"x": "2"}), "the boost of 'x' is '2'"),
+        (lambda b: b.boost({"x": None}), "the boost of 'x' is None"),
+        (lambda b: b.boost({"x": True}), "the boost of 'x' is True"),
+        (lambda b: b.boost({"x": float("nan")}), "the boost of 'x' is nan"),
+        (lambda b: b.boost("x"), "does not say which item"),
+        (lambda b: b.recommend("u1", 0), "k is 0"),
+        (lambda b: b.recommend("u1", 2.5), "k is 2.5"),
+        (lambda b: b.recommend("u1", "3"), "k is '3'"),
+        (lambda b: b.recommend(["u1"]), "is unknown"),
+        (lambda b: next(recommend_all(b, k=0)), "k is 0"),
+        (lambda b: next(similar_items(b, k=-1)), "k is -1"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_of(tmp_path, call, told):
+    bundle = small_bundle(tmp_path)
+    with pytest.raises(InputError, match=told):
+        call(bundle)
+    assert bundle.version == 1
+
+
+def test_lists_are_no_longer_than_the_catalogue(tmp_path):
+    """They were laid out at the length that was asked for."""
+    bundle = small_bundle(tmp_path)
+    assert bundle.recommend("u0", 10**9) == bundle.recommend("u0", N_ITEMS)
+    for lists in (recommend_all, similar_items):
+        assert next(lists(bundle, k=10**9)).equals(next(lists(bundle, k=N_ITEMS)))
+
+
 @pytest.mark.parametrize(
     "beside",
     [{"contents": [b"{}"]}, {"covers": [b"a"]}, {"covers": [b"a"] * 3}, {"contents": [b"{}", None, b"{}"]}],

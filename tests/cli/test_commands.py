@@ -343,3 +343,26 @@ def test_training_says_what_plays_no_part_and_what_is_missing(firstlight, world,
     done = firstlight("train", tmp_path / "clicks.csv", "--model", "popularity", "--out", tmp_path / "c")
     assert "no test part" in done.err
     assert "firstlight data split" in done.err
+
+
+def test_lists_are_no_longer_than_the_catalogue(firstlight, split, runs, tmp_path):
+    """Lists of a billion were laid out in full; the computer had no memory for them."""
+    known = load_run(runs["mf"])
+    n_items = len(known.item_ids)
+    for command, option, ids in (
+        ("recommend", "--users", known.user_ids),
+        ("similar", "--items", known.item_ids),
+    ):
+        words = (command, runs["mf"], option, ids[0], "--json")
+        longest = firstlight(*words, "-k", n_items).value["lists"]
+        assert firstlight(*words, "-k", 10**9).value["lists"] == longest
+    for words in ((), ("--protocol", "cold")):
+        refused = firstlight("evaluate", runs["mf"], "-k", "20,1000000000", *words)
+        assert refused.code == 2
+        assert f"a list of 1,000,000,000 items is to be measured, and there are {n_items}" in refused.err
+    for setting in ("evaluation.ks=[1000000000]", "training.metric=recall@1000000000"):
+        refused = firstlight("train", split, "--set", setting, "--out", tmp_path / "run")
+        assert refused.code == 2
+        assert "a list of 1,000,000,000 items is to be measured" in refused.err
+        assert not (tmp_path / "run").exists()
+    assert firstlight("evaluate", runs["mf"], "-k", 1000, "--json").value["k"] == [1000]

@@ -99,6 +99,30 @@ def test_dates_without_dashes_are_refused(tmp_path: Path, day: int, kind: str) -
     assert "dates without dashes" in found.problems[0].problem
 
 
+@pytest.mark.parametrize("kind", ["csv", "int", "str", "float"])
+def test_bare_years_are_refused(tmp_path: Path, kind: str) -> None:
+    path = save(tmp_path, 2021, 1999, 2021)
+    if kind != "csv":
+        types = {"int": pl.Int64, "str": pl.String, "float": pl.Float64}
+        frame = pl.read_csv(path, schema_overrides={"date": types[kind]})
+        path = tmp_path / "log.parquet"
+        frame.write_parquet(path)
+    with pytest.raises(InputError, match="timestamps from 1999 to 2021 are years") as caught:
+        read_dataset(path)
+    assert "2021-01-01, or leave times out with --time ''" in str(caught.value)
+    assert read_dataset(path, ReadOptions(time="")).train.times is None
+    found = inspect_path(path)
+    assert found.time_range is None
+    assert "are years" in found.problems[0].problem
+
+
+def test_a_number_that_is_no_year_makes_all_of_them_seconds(tmp_path: Path) -> None:
+    for other in (1899, 2101, 5):
+        times = read_dataset(save(tmp_path, 2021, other)).train.times
+        assert times is not None
+        assert times.tolist() == [2021, other]
+
+
 def test_counters_and_seconds_are_no_dates() -> None:
     times = [*range(0, 2000, 7), 964982703, 1706659200, 1706659200000, 1706659200000000, 20001301, 20240132]
     assert not pl.DataFrame({"t": times}).select(looks_like_date(pl.col("t")).any()).item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.serving.base import parts
-from firstlight.serving.bundle import Bundle
+from firstlight.serving.bundle import Bundle, state_segment
 from firstlight.serving.lists import recommend_all, similar_items
 from firstlight.serving.rows import Rows
 from serving.catalogues import DIM, N_ITEMS, N_USERS, TasteEncoder, expected, rows, small_bundle, small_parts
@@ -239,6 +240,86 @@ def test_bad_items_are_refused_and_nothing_changes(tmp_path, ids, vectors, messa
         bundle.add_items(ids, vectors)
     assert Bundle.open(bundle.folder).version == bundle.version == 1
     assert bundle.strays() == []
+
+
+def test_ids_and_vectors_may_be_arrays_and_one_id_is_one(tmp_path):
+    bundle = small_bundle(tmp_path)
+    bundle.add_items(np.array(["a", "b"]), rows(2).numpy())
+    assert torch.equal(Bundle.open(bundle.folder).item_vectors()[-2:], rows(2))
+    bundle.add_items("n1", rows(1))
+    assert bundle.item_ids()[-1] == "n1"
+    bundle.block("n1")
+    assert Bundle.open(bundle.folder).snapshot.rules.blocked == {"n1"}
+    bundle.unblock(pl.Series(["n1"]))
+    assert bundle.snapshot.rules.blocked == frozenset()
+    bundle.boost({"a": np.float32(2)})
+    assert Bundle.open(bundle.folder).snapshot.rules.boosts == {"a": 2.0}
+    bundle.remove_items("n1")
+    assert "n1" not in listed(bundle, "u0")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda b: b.add_items(["a"], "abc"), "no matrix of numbers"),
+        (lambda b: b.add_items(5, rows(1)), "5 is no list of item ids"),
+        (lambda b: b.block(None), "no list of item ids"),
+        (lambda b: b.block(np.array([1, 2])), "is not an item id"),
+        (lambda b: b.boost({"x": "2"}), "the boost of 'x' is '2'"),
+        (lambda b: b.boost({"x": None}), "the boost of 'x' is None"),
+        (lambda b: b.boost({"x": True}), "the boost of 'x' is True"),
+        (lambda b: b.boost({"x": float("nan")}), "the boost of 'x' is nan"),
+        (lambda b: b.boost("x"), "does not say which item"),
+        (lambda b: b.recommend("u1", 0), "k is 0"),
+        (lambda b: b.recommend("u1", 2.5), "k is 2.5"),
+        (lambda b: b.recommend("u1", "3"), "k is '3'"),
+        (lambda b: b.recommend(["u1"]), "is unknown"),
+        (lambda b: next(recommend_all(b, k=0)), "k is 0"),
+        (lambda b: next(similar_items(b, k=-1)), "k is -1"),
+    ],
+)
+def test_arguments_of_another_kind_are_told_of(tmp_path, call, told):
+    bundle = small_bundle(tmp_path)
+    with pytest.raises(InputError, match=told):
+        call(bundle)
+    assert bundle.version == 1
+
+
+def test_lists_are_no_longer_than_the_catalogue(tmp_path):
+    """They were laid out at the length that was asked for."""
+    bundle = small_bundle(tmp_path)
+    assert bundle.recommend("u0", 10**9) == bundle.recommend("u0", N_ITEMS)
+    for lists in (recommend_all, similar_items):
+        assert next(lists(bundle, k=10**9)).equals(next(lists(bundle, k=N_ITEMS)))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"contents": [b"{}"]}, {"covers": [b"a"]}, {"covers": [b"a"] * 3}, {"contents": [b"{}", None, b"{}"]}],
+    ids=["few contents", "few covers", "many covers", "many contents"],
+)
+def test_what_does_not_stand_beside_the_items_is_refused(tmp_path, beside):
+    """Such a segment was durable, and compaction failed on it for good."""
+    bundle = small_bundle(tmp_path)
+    ((what, values),) = beside.items()
+    with pytest.raises(InputError, match=f"there are {len(values)} {what} for 2 items"):
+        bundle.add_items(["n3", "n4"], rows(2), **beside)
+    with pytest.raises(InputError, match="covers is str, and bytes were expected"):
+        bundle.add_items(["n3", "n4"], rows(2), covers=["a.jpg", None])
+    assert bundle.strays() == []
+    assert bundle.add_items(["n3", "n4"], rows(2), covers=[b"a", None], contents=[b"{}\n", None]) == 2
+    assert [content for _, content in bundle.additions()] == [b"{}\n", b""]
+    bundle.compact()
+    snapshot = Bundle.open(bundle.folder).snapshot
+    assert [snapshot.cover(snapshot.row(item)) for item in ("n3", "n4")] == [b"a", None]
+
+
+def test_a_segment_whose_covers_do_not_fit_is_named(tmp_path):
+    bundle = small_bundle(tmp_path)
+    nobody = state_segment(DIM)
+    bundle._journal.append(bundle._manifest, replace(nobody, covers=(b"a",)))
+    with pytest.raises(InputError, match=r"00000002\.safetensors: the covers of this segment do not fit"):
+        Bundle.open(bundle.folder)
 
 
 def test_other_refusals(tmp_path):

@@ -188,6 +188,35 @@ def test_a_table_with_feature_files(run, tmp_path, capfd):
     assert open_served(run).version == bundle.version
 
 
+def test_features_of_new_items_may_be_parquet(run, tmp_path, capfd):
+    """By id or row by row from a file, and as a column of the table of items: all give the vector that .npy gives."""
+    values = np.eye(TOPICS, 8, dtype=np.float32)[[2, 1]]
+    table, ids = (
+        pl.DataFrame({"item": ["fresh", "other"], "title": ["cat kitten", "soup"]}),
+        ["fresh", "other"],
+    )
+    table.write_csv(tmp_path / "items.csv")
+    table.with_columns(sound=pl.Series(values.tolist())).write_parquet(tmp_path / "both.parquet")
+    np.save(tmp_path / "sound.npy", values)
+    pl.DataFrame({"x": values.tolist()}).write_parquet(tmp_path / "rows.parquet")
+    named = pl.DataFrame({"item": ["nobody", *reversed(ids)], "x": [[9.0] * 8, *values[::-1].tolist()]})
+    named.write_parquet(tmp_path / "named.PARQUET")
+    features = {name: f"sound={tmp_path / name}" for name in ("sound.npy", "rows.parquet", "named.PARQUET")}
+    found = []
+    for words in (*(("items.csv", "--features", one) for one in features.values()), ("both.parquet",)):
+        code, told, _ = call(capfd, "add-items", run, tmp_path / words[0], *words[1:])
+        assert code == 0, told
+        found.append(open_served(run).item_vectors()[-2:])
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert topic_of_lists(open_served(run), "fresh").keys() == {2}
+    pl.DataFrame({"x": [[1.0] * 8]}).write_parquet(tmp_path / "rows.parquet")
+    code, told, _ = call(
+        capfd, "add-items", run, tmp_path / "items.csv", "--features", features["rows.parquet"]
+    )
+    assert code == 2
+    assert "for 2 new items" in told["error"]["message"]
+
+
 def test_one_picture_with_a_title(run, tmp_path, capfd):
     sink = io.BytesIO()
     Image.new("RGB", (32, 32), "red").save(sink, "PNG")

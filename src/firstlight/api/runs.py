@@ -400,7 +400,8 @@ def add_items(
         new_items: A dataset, a table of items (also as a polars data frame), or one picture.
         title: Title of the item of a picture.
         id: Its id; the file's name if None.
-        features: Name → file of features of the items (.npy, .safetensors), row by row.
+        features: Name → file of features of the items (.npy, .safetensors, .parquet), row by row; by id where a Parquet
+            file has a column of ids.
         replace: Replace items that have clicks, too: content ranks them from now on.
         skip_known: Add only items that were never there, and leave all others as they are.
 

@@ -110,9 +110,6 @@ def _draw_inspection(target: Console, found: Inspection) -> None:
     draw_pairs(target, found.facts, title=found.path)
     target.print()
     draw_table(target, found.table.columns, _whole([list(row) for row in found.table.rows()]))
-    for feature in found.features:
-        rows, dim = feature.shape
-        target.print(f"  feature {feature.name}: {rows:,} × {dim}, present for {feature.present:,} items")
     if found.notes:
         draw_pairs(target, found.notes, title="Worth knowing")
     if found.dropped:

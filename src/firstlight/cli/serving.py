@@ -34,7 +34,10 @@ def add_items(
     item: Annotated[str | None, typer.Option("--id", help="Its id; the file's name if not given.")] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Features of the items (.npy, .safetensors), row by row."),
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Features of the items (.npy, .safetensors, .parquet), row by row or by id.",
+        ),
     ] = None,
     replace: Annotated[
         bool,

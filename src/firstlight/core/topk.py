@@ -16,6 +16,7 @@ products: no thread ever waits for another, which on a busy machine costs more t
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from firstlight.core.errors import FirstlightError
+from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.threads import in_threads
 
 #: Compressed sparse rows over queries: ``indptr`` ``(n_queries + 1,)`` and key rows ``(nnz,)``.
@@ -62,6 +63,23 @@ class TopK:
 
     ids: Tensor
     scores: Tensor
+
+
+def list_length(k: int, n: int) -> int:
+    """Length of lists of the best k of n keys: no longer than there are keys, whatever was asked for.
+
+    Lists are laid out at full length, so one of a billion would not fit into memory.
+
+    Raises:
+        InputError: k is not a whole number above zero.
+    """
+    try:
+        asked = operator.index(k)
+    except TypeError:
+        asked = 0
+    if asked < 1:
+        raise InputError(f"k is {k!r}", hint="give a whole number above zero")
+    return max(1, min(asked, n))
 
 
 def top_k_rows(scores: Tensor, k: int) -> TopK:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +52,7 @@ class Catalogue:
     def content_hash(self) -> str:
         """SHA-256 over all columns and features; ``role`` left out, since it follows from the split."""
         parts = [
-            hash_strings([name, *("\0" if value is None else str(value) for value in self.items[name])])
+            hash_strings([name, *_cells(self.items[name])])
             for name in sorted(self.items.columns)
             if name != "role"
         ]
@@ -71,6 +72,23 @@ class Catalogue:
             if folder is not None and name in self.items.columns and self.items[name].dtype == pl.String:
                 sizes += [name, *(_size(folder, value) for value in self.items[name])]
         return hash_strings(sizes)
+
+
+def _cells(column: pl.Series) -> Iterator[str]:
+    """Each cell as text that tells it from every other, and changes with no version of a library."""
+    nested = isinstance(column.dtype, pl.List | pl.Array)
+    for value in column:
+        if value is None:
+            yield "\0"
+        elif nested:  # str() of a series leaves out its middle, and the ends of long texts
+            yield json.dumps(value.to_list(), sort_keys=True, default=_as_json)
+        else:
+            yield str(value)
+
+
+def _as_json(value: object) -> str:
+    """What JSON has no form for, such as bytes and dates."""
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _size(folder: Path | str, name: str | None) -> str:

@@ -87,7 +87,10 @@ def _write_features(dataset: Dataset, folder: Path) -> None:
     items_hash = hash_strings(dataset.item_ids.cast(pl.String))
     for name, matrix in dataset.catalogue.features.items():
         if not FEATURE_NAME.fullmatch(name):
-            raise InputError(f"feature name {name!r} cannot be a file name")
+            raise InputError(
+                f"feature name {name!r} cannot be a file name",
+                hint="name it, or its column, with letters, digits, underscores, dots and dashes",
+            )
         (folder / "features").mkdir(exist_ok=True)
         arrays = {
             "values": np.ascontiguousarray(matrix.values, np.float32),

@@ -124,6 +124,10 @@ class Inspection(Shown):
             "values": None if values is None else f"{values[0]:g} to {values[1]:g}",
             "items with a cover": self.covers,
             **{f"items with a {name}": count for name, count in self.texts.items()},
+            **{
+                f"feature {one.name}": f"{one.shape[0]:,} × {one.shape[1]}, present for {one.present:,} items"
+                for one in self.features
+            },
             "columns of numbers, no texts": ", ".join(self.numbers) or None,
         }
         return {name: value for name, value in found.items() if value is not None}

@@ -36,6 +36,7 @@ from firstlight.models.random_scores import RandomConfig
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.lists import recommend_all
 from firstlight.serving.run_base import RunBase
+from firstlight.training.config import check_lengths
 from firstlight.training.run_folder import ModelScorer
 
 #: What a row of the report holds, beside its label: name → protocol (targets / pool).
@@ -154,6 +155,7 @@ def measure_arrivals(
         InputError: Nothing was added to the bundle, it carries no encoder, or there is no click to look for.
     """
     snapshot = bundle.snapshot
+    check_lengths([k], snapshot.n_rows)
     new = (np.arange(snapshot.n_rows) >= len(snapshot.base.table)) & snapshot.alive
     if not new.any():
         raise InputError("no item was added to it", hint="add some with firstlight add-items")

@@ -28,8 +28,9 @@ from torch import Tensor
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.files import atomic_folder
 from firstlight.core.outputs import check_folder, output
+from firstlight.core.topk import list_length
 from firstlight.serving.base import Base, FolderBase, text_columns, write_base
-from firstlight.serving.checks import check_ids, check_vectors
+from firstlight.serving.checks import check_beside, check_factors, check_vectors, id_list
 from firstlight.serving.encoder import ContentEncoder, carry_encoder, load_encoder, run_encoder
 from firstlight.serving.extras import Extras, fitting
 from firstlight.serving.index import ExactIndex, Query
@@ -167,7 +168,7 @@ class Bundle(Store):
         table: pl.DataFrame | None = None,
         covers: Sequence[bytes | None] = (),
         extras: Extras | None = None,
-        contents: Sequence[bytes] = (),
+        contents: Sequence[bytes | None] = (),
     ) -> int:
         """Add items, or replace those whose ids are there already. Durable when it returns.
 
@@ -187,12 +188,11 @@ class Bundle(Store):
             The version that holds them; the current one if there is nothing to add.
 
         Raises:
-            InputError: An id is empty or there twice, a vector is not finite or of another width. Nothing is
-                added then.
+            InputError: An id is empty or there twice, a vector is not finite or of another width, or there are more or
+                fewer rows of something than ids. Nothing is added then.
             FirstlightError: Another writer is at work, or the disk is full. Nothing is added then.
         """
-        ids = list(ids)
-        check_ids(ids)
+        ids = id_list(ids)
         segment = self._segment(ids, vectors, table, covers, extras or {}, contents)
         return self.change(lambda _: segment) if ids else self.version
 
@@ -203,16 +203,20 @@ class Bundle(Store):
         table: pl.DataFrame | None,
         covers: Sequence[bytes | None],
         extras: Extras,
-        contents: Sequence[bytes],
+        contents: Sequence[bytes | None],
     ) -> Segment:
         base, columns = self.snapshot.base, text_columns(table)
         if columns.width and len(columns) != len(ids):
             raise InputError(f"the table has {len(columns)} rows for {len(ids)} items")
+        check_beside(len(ids), "covers", covers)
+        check_beside(len(ids), "contents", contents)
         rows = check_vectors(ids, vectors, base.dim)
         named = pl.DataFrame([pl.Series("item", ids, pl.String), *columns.get_columns()])
         widths = {name: values.shape[1] for name, values in base.extras.items()} if extras else {}
         kept = fitting(extras, widths, len(ids))
-        return Segment(named, rows, covers=tuple(covers), extras=kept, contents=tuple(contents))
+        return Segment(
+            named, rows, covers=tuple(covers), extras=kept, contents=tuple(one or b"" for one in contents)
+        )
 
     def change(self, make: Callable[[Snapshot], Segment | None]) -> int:
         """Append what ``make`` makes of the version that counts now, or nothing for None; durable when it returns.
@@ -241,8 +245,7 @@ class Bundle(Store):
             InputError: An id is unknown, removed already, or there twice. Nothing is removed then.
             FirstlightError: Another writer is at work, or the disk is full. Nothing is removed then.
         """
-        ids = list(ids)
-        check_ids(ids)
+        ids = id_list(ids)
 
         def make(snapshot: Snapshot) -> Segment:
             missing = [item for item in ids if snapshot.row(item) is None]
@@ -255,29 +258,34 @@ class Bundle(Store):
 
         return self.change(make) if ids else self.version
 
-    def block(self, ids: Iterable[str]) -> int:
-        """Keep items out of every list, whether they are in the catalogue or come later; durable when it returns."""
-        return self._rule(lambda old: Rules(old.blocked | _checked(ids), old.boosts))
+    def block(self, ids: str | Iterable[str]) -> int:
+        """Keep items out of every list, whether they are in the catalogue or come later; durable when it returns.
 
-    def unblock(self, ids: Iterable[str]) -> int:
-        """Let items into lists again; durable when it returns."""
-        return self._rule(lambda old: Rules(old.blocked - _checked(ids), old.boosts))
+        Args:
+            ids: Raw ids, or one.
+        """
+        blocked = frozenset(id_list(ids))
+        return self._rule(lambda old: Rules(old.blocked | blocked, old.boosts))
+
+    def unblock(self, ids: str | Iterable[str]) -> int:
+        """Let items into lists again; durable when it returns.
+
+        Args:
+            ids: Raw ids, or one.
+        """
+        free = frozenset(id_list(ids))
+        return self._rule(lambda old: Rules(old.blocked - free, old.boosts))
 
     def boost(self, factors: Mapping[str, float]) -> int:
         """Lift items (factors above one) or lower them; one takes a boost back. Durable when it returns.
 
         Raises:
-            InputError: A factor is not between 0.01 and 100.
+            InputError: A factor is not a number between 0.01 and 100.
         """
-        _checked(factors)
-        for item, factor in factors.items():
-            if not 0.01 <= factor <= 100:
-                raise InputError(
-                    f"the boost of {item!r} is {factor!r}", hint="factors are between 0.01 and 100"
-                )
+        new = check_factors(factors)
 
         def change(old: Rules) -> Rules:
-            boosts = {item: factor for item, factor in {**old.boosts, **factors}.items() if factor != 1}
+            boosts = {item: factor for item, factor in {**old.boosts, **new}.items() if factor != 1}
             return Rules(old.blocked, boosts)
 
         return self._rule(change)
@@ -412,10 +420,11 @@ class Bundle(Store):
         A user without a click in what the model was trained on gets the most popular items; scores are clicks then.
 
         Raises:
-            InputError: The user is unknown.
+            InputError: The user is unknown, or k is not a whole number above zero.
         """
         snapshot = self.snapshot
-        row = self._users(snapshot.base).get(user)
+        k = list_length(k, snapshot.n_rows)
+        row = self._users(snapshot.base).get(user) if isinstance(user, str) else None
         if row is None:
             raise InputError(f"user {user!r} is unknown", path=self.folder)
         seen = snapshot.base.seen.row(row).astype(np.int64)
@@ -437,9 +446,3 @@ def state_segment(dim: int, rules: Rules | None = None, taken: Mapping[str, int]
     """A segment that adds no item."""
     nobody = pl.DataFrame(schema={"item": pl.String})
     return Segment(nobody, torch.empty(0, dim), rules=rules, taken=taken or {})
-
-
-def _checked(ids: Iterable[str]) -> frozenset[str]:
-    ids = list(ids)
-    check_ids(ids)
-    return frozenset(ids)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from firstlight.core.errors import InputError
-from firstlight.core.topk import TopK, blocked_top_k
+from firstlight.core.topk import TopK, blocked_top_k, list_length
 from firstlight.evaluation.scorer import VectorScorer, rank
 from firstlight.serving.bundle import Bundle
 from firstlight.serving.index import scores_of
@@ -38,7 +38,7 @@ def recommend_all(bundle: Bundle, users: Sequence[str] | None = None, k: int = 2
     """
     snapshot = bundle.snapshot
     base, names = snapshot.base, snapshot.ids.names(snapshot.n_rows)
-    rows = _rows(base.user_ids, users, "user")
+    rows, k = _rows(base.user_ids, users, "user"), list_length(k, snapshot.n_rows)
     scorer, seen = VectorScorer(base.user_vectors, snapshot.vectors()), snapshot.seen()
     lifted = snapshot.boosts[0]
     pool = None if snapshot.shown.all() else snapshot.shown
@@ -70,6 +70,7 @@ def similar_items(bundle: Bundle, items: Sequence[str] | None = None, k: int = 2
     snapshot = bundle.snapshot
     names, shown = snapshot.ids.names(snapshot.n_rows), torch.from_numpy(snapshot.shown.copy())
     rows = np.flatnonzero(snapshot.alive) if items is None else _rows(names, items, "item")
+    k = list_length(k, snapshot.n_rows)
     gone = rows[~snapshot.alive[rows]]
     if len(gone):
         raise InputError(f"item {names[int(gone[0])]!r} was removed from the catalogue", path=bundle.folder)

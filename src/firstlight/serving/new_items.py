@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.formats import Problems, ReadOptions, read_dataset
-from firstlight.data.formats.features import read_feature
-from firstlight.data.formats.items import read_items
+from firstlight.data.formats.features import read_feature, read_feature_table
+from firstlight.data.formats.items import catalogue_of, read_items
 from firstlight.serving.pictures import pictures_of
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -83,7 +83,8 @@ def read_new_items(
             (``.csv``, ``.tsv``, ``.parquet``, … with a column of ids), or one picture.
         title: Title of the one item of a picture.
         item: Its id; the file's name without suffix if None.
-        features: Name → ``.npy`` or ``.safetensors`` file of features, row-aligned to the items.
+        features: Name → ``.npy``, ``.safetensors`` or ``.parquet`` file of features, row-aligned to the items; a
+            Parquet file with a column of ids is matched by them.
 
     Raises:
         InputError: Something cannot be read, or the rows do not fit together.
@@ -99,12 +100,12 @@ def read_new_items(
 
 
 def with_features(new: NewItems, features: Mapping[str, Path]) -> NewItems:
-    """The same items with features of files, row by row.
+    """The same items with features of files, row by row or by id.
 
     Raises:
         InputError: A file cannot be read, or has another number of rows.
     """
-    read = {name: _feature(file, name, len(new.ids)) for name, file in features.items()}
+    read = {name: _feature(file, name, new.ids) for name, file in features.items()}
     return replace(new, catalogue=Catalogue(new.catalogue.items, {**new.catalogue.features, **read}))
 
 
@@ -134,7 +135,7 @@ def _table(path: Path) -> NewItems:
     notes = tuple(_told(problems, kind, count) for kind, count in problems.totals.items())
     ids = table["item"].to_list()
     numbers = None if notes else range(1, len(ids) + 1)  # rows that were left out shift the others
-    return NewItems(ids, Catalogue(table.drop("item")), path.parent, notes, path, numbers)
+    return NewItems(ids, catalogue_of(table.drop("item")), path.parent, notes, path, numbers)
 
 
 def _told(problems: Problems, kind: str, count: int) -> str:
@@ -147,14 +148,17 @@ def _told(problems: Problems, kind: str, count: int) -> str:
     return f"{kind}: {count}" + (f" ({'; '.join(cases[:5])})" if cases else "")
 
 
-def _feature(path: Path, name: str, n: int) -> FeatureMatrix:
-    if path.suffix == ".safetensors":
+def _feature(path: Path, name: str, ids: Sequence[str]) -> FeatureMatrix:
+    suffix, n = path.suffix.lower(), len(ids)
+    if suffix == ".safetensors":
         try:
             arrays = load_file(path)
             values = np.asarray(arrays["values"], np.float32)
             found = FeatureMatrix(values, arrays.get("present", np.ones(len(values), np.bool_)), path.name)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(f"cannot be read as features ({error})", path=path) from error
+    elif suffix == ".parquet":
+        found = read_feature_table(path, name, Problems(flags=False)).aligned(ids)
     else:
         found = read_feature(path, name, Problems())
     if found.values.ndim != 2 or found.values.shape[0] != n or found.present.shape != (n,):

@@ -239,7 +239,8 @@ class Snapshot:
                 texts[row] = {name: value for name, value in entry.items() if name != "item"}
                 pictures[row] = None
                 extras[row] = {name: values[at] for name, values in segment.extras.items()}
-            pictures.update(zip(rows.tolist(), segment.covers, strict=False))
+            if segment.covers:  # one a row, or none at all
+                pictures.update(zip(rows.tolist(), segment.covers, strict=True))
             rules = rules if segment.rules is None else segment.rules
             taken |= segment.taken
             if len(rows):

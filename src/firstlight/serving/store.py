@@ -129,9 +129,11 @@ class Store:
         dim = old.base.dim if isinstance(old.base, FolderBase) else None  # a run's costs building its model
         for entry, segment in zip(manifest.segments[count:], segments, strict=True):
             n, width = segment.vectors.shape
+            path = self.folder / SEGMENTS / entry.file
             if n != len(segment.table) or (dim is not None and width != dim):
-                path = self.folder / SEGMENTS / entry.file
                 raise InputError("the vectors of this segment do not fit", path=path)
+            if len(segment.covers) not in (0, n):
+                raise InputError("the covers of this segment do not fit", path=path)
         self._snapshot = old.advanced(manifest.version, segments)
         self._manifest = manifest
         touched = dict(self._touched) if count else {}

@@ -20,6 +20,7 @@ from firstlight.data.interactions import Interactions
 from firstlight.evaluation.cold import Calibration, ColdReport, cold_protocols, oracle_offset
 from firstlight.evaluation.compare import RunResult
 from firstlight.evaluation.ranking import Evaluation, evaluate_ranking, metric_table
+from firstlight.training.config import check_lengths
 from firstlight.training.run_folder import Run
 
 #: ``warm`` items have clicks in the log that the final model was trained on, ``cold`` ones have none.
@@ -144,6 +145,7 @@ def assess(
     """
     one_of(targets, get_args(Warmth), "targets")
     one_of(pool, get_args(Warmth), "pool")
+    check_lengths(ks, len(run.item_ids))
     wanted, unknown, learned = _wanted(run, dataset, part)
     degrees = run.seen.item_degrees
     if targets != "all":
@@ -274,6 +276,7 @@ def assess_cold(
     Raises:
         InputError: There is no such part, no target is left, or the final model was trained on the part.
     """
+    check_lengths(ks, len(run.item_ids))
     wanted, unknown, learned = _wanted(run, dataset, part)
     if wanted.n_pairs == 0:
         raise InputError(f"there is no {part} pair to rank", path=run.path)

@@ -144,6 +144,28 @@ class EvaluationConfig(BaseModel):
         return ks
 
 
+#: Lists of this length are measured however few items there are: the lengths of a benchmark fit small data, too.
+USUAL_LENGTH = 1000
+
+
+def check_lengths(ks: Sequence[int], n_items: int) -> None:
+    """Refuse lists far longer than there are items: rankings are laid out at full length, for every user.
+
+    Args:
+        ks: Lengths of the ranked list.
+        n_items: Items that there are.
+
+    Raises:
+        InputError: One is longer than :data:`USUAL_LENGTH` and than the items are many.
+    """
+    most = max(n_items, USUAL_LENGTH)
+    if ks and max(ks) > most:
+        raise InputError(
+            f"a list of {max(ks):,} items is to be measured, and there are {n_items:,}",
+            hint=f"lists may be up to {most:,} long",
+        )
+
+
 class RunConfig(BaseModel):
     """Everything that decides a run, given the data."""
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from firstlight.core.errors import InputError
 from firstlight.core.files import writing
-from firstlight.core.topk import TopK, blocked_top_k
+from firstlight.core.topk import TopK, blocked_top_k, list_length
 from firstlight.evaluation.scorer import rank
 from firstlight.training.run_folder import Run
 
@@ -57,7 +57,7 @@ def recommend(
     Raises:
         InputError: An id is unknown.
     """
-    rows = _rows(run.user_ids, users, "user")
+    rows, k = _rows(run.user_ids, users, "user"), list_length(k, len(run.item_ids))
     logs = [run.seen, *([run.parts["valid"]] if "valid" in run.parts else [])] if exclude_seen else []
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
@@ -84,7 +84,7 @@ def similar_items(run: Run, items: Sequence[str] | None = None, k: int = 20) -> 
     vectors = run.scorer.vectors()
     if vectors is None:
         raise InputError(f"model {run.config.model.name!r} has no item vectors", path=run.path)
-    rows = _rows(run.item_ids, items, "item")
+    rows, k = _rows(run.item_ids, items, "item"), list_length(k, len(run.item_ids))
     unit = F.normalize(vectors[1], dim=1)
     own = (np.arange(len(rows) + 1), rows.astype(np.int32))
     for part, best in blocked_top_k(unit[torch.from_numpy(rows)], unit, k, exclude=own):

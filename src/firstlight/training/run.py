@@ -28,7 +28,7 @@ from firstlight.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from firstlight.training.config import RunConfig
+from firstlight.training.config import RunConfig, check_lengths
 from firstlight.training.content import Content, check_content, fit_content, save_content
 from firstlight.training.loop import Judge, Phase, Progress
 from firstlight.training.neighbours import remembering_finder
@@ -105,6 +105,7 @@ def train(
     if finished is not None:
         return finished
     check_content(config, dataset)
+    check_lengths(config.evaluation.ks, dataset.n_items)
     if config.training.selection == "valid" and MODELS.load(config.model.name).trainable:
         make_judge(config, parts["valid"], parts["train"])  # refused here, before there is a folder
     try:

@@ -19,7 +19,7 @@ from firstlight.evaluation.ranking import evaluate_ranking
 from firstlight.evaluation.scorer import Scorer, VectorScorer
 from firstlight.models.base import EmbeddingModel, Recommender
 from firstlight.models.content import ContentModel
-from firstlight.training.config import RunConfig
+from firstlight.training.config import RunConfig, check_lengths
 from firstlight.training.loop import Judge
 from firstlight.training.run_folder import ModelScorer
 
@@ -46,6 +46,7 @@ def make_judge(
         )
     if not k.isdigit():
         raise InputError(f"training.metric {metric!r} is not of the form recall@20")
+    check_lengths([int(k)], targets.n_items)
 
     side, _, name = metric.rpartition("-")
     cold = seen.item_degrees == 0

@@ -102,7 +102,8 @@ class FakeApi:
             items.append(
                 {**self.shown(item), "score": score, "why": why and self.reason(item, why, len(items))}
             )
-        return {"version": 1, "user": user, "basis": "model", "unknown": [], "items": items[:k]}
+        unknown = [item for item in history or [] if item not in self.vectors]
+        return {"version": 1, "user": user, "basis": "model", "unknown": unknown, "items": items[:k]}
 
     def reason(self, item: str, why: str, place: int) -> dict[str, Any]:
         """By turns: without a view, in a view, and in a view with a group."""

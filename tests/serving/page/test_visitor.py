@@ -115,11 +115,24 @@ def test_an_item_leads_to_a_visitor_who_watched_it(visit, api: FakeApi):
     assert page.js("document.title") == "Visitor · firstlight"
 
 
+def test_picked_items_that_are_taken_out_of_the_catalogue_are_named(visit, api: FakeApi):
+    first, second = api.ids[:2]
+    page = visit(f"/visitor?item={first}&item={second}")
+    wall_of(page, api, first, second)
+    assert "Not in the catalogue" not in page.text(".person")
+    del api.vectors[first]
+    page.click(".controls button:last-child")
+    page.until("document.querySelector('.person .told')")
+    assert page.text(".person .told") == f"Not in the catalogue: {first}"
+
+
 def test_what_cannot_be_found(visit, api: FakeApi):
     page = visit(f"/visitor?item=none&item={api.ids[4]}")
     wall_of(page, api, api.ids[4])
+    assert page.text(".facts") == "1 item; cannot be found: none"
     page = visit("/visitor?item=none")
     page.until("document.querySelector('.person .state')")
+    assert page.text(".facts") == "In no log, never trained on; cannot be found: none"
     page.click("#which")
     page.type("zz<b>")
     page.until("document.querySelector('#found-items .state')")

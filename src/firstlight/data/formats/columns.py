@@ -21,6 +21,8 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "time": ("timestamp", "time", "ts", "unixreviewtime", "unixtimestamp", "datetime", "date"),
     "value": ("rating", "value", "score", "overall", "stars", "weight", "playcount", "watchtime", "plays"),
 }  # fmt: skip
+#: Columns of ids in tables of nothing but items.
+ID_NAMES = (*COMMON_NAMES["item"], "id", "sku")
 #: Columns with pictures, and titles, in an item table.
 COVER_NAMES = ("cover", "posterjpeg", "coverjpeg", "poster", "image", "imagebytes", "jpeg", "thumbnail")
 TITLE_NAMES = ("title", "movietitle", "itemtitle", "videotitle", "name", "itemname", "productname")

@@ -10,13 +10,12 @@ from pathlib import Path
 import polars as pl
 
 from firstlight.core.errors import InputError
-from firstlight.data.catalogue import Catalogue
 from firstlight.data.clean import RawLog, build_dataset
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
-from firstlight.data.formats.items import ITEM_TABLE, align_items, read_items, unknown_items
+from firstlight.data.formats.items import ITEM_TABLE, align_items, catalogue_of, read_items, unknown_items
 from firstlight.data.formats.log import encode_log, scan_delimited
 
 RATING_COLUMNS = ["userId", "movieId", "rating", "timestamp"]
@@ -116,7 +115,7 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     scan = scan_delimited(table, roles, problems)
     items = _items(path, movies, options.pictures, problems)
     user_ids, item_ids, parts = encode_log({"train": scan}, problems, known_items=items["item"])
-    catalogue = Catalogue(align_items(items, item_ids))
+    catalogue = catalogue_of(align_items(items, item_ids))
     notes = unknown_items(items, movies.name, item_ids, parts, problems, path)
     log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     return build_dataset(log, options, path)

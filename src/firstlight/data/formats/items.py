@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
+from firstlight.data.catalogue import Catalogue, FeatureMatrix
 from firstlight.data.clean import RawPairs
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import (
-    COMMON_NAMES,
     COVER_NAMES,
+    ID_NAMES,
     TITLE_NAMES,
     check_type,
     find_common,
@@ -22,6 +23,7 @@ from firstlight.data.formats.columns import (
     named_column,
 )
 from firstlight.data.formats.delimited import open_text_table, read_text_frame
+from firstlight.data.formats.features import is_feature, read_lists
 from firstlight.data.parquet import picture_columns, read_table
 
 #: The file that item tables with pictures are in.
@@ -50,7 +52,7 @@ def find_item_column(columns: Sequence[str], wanted: str | None, path: Path, *, 
     """
     if wanted in columns:
         return str(wanted)
-    found = find_common(columns, (*COMMON_NAMES["item"], "id", "sku"))
+    found = find_common(columns, ID_NAMES)
     if found is None:
         raise InputError(
             f"cannot tell which column holds the item ids; columns found: {', '.join(columns)}",
@@ -78,10 +80,11 @@ def read_items(
 
     Returns:
         ``item`` (String, distinct) and the other columns: texts, with null where there is none, and numbers;
-        ``title`` and ``cover`` by these names whatever the file calls them; lists joined by ``|``.
+        ``title`` and ``cover`` by these names whatever the file calls them; lists joined by ``|``, but features
+        (:func:`~firstlight.data.formats.features.is_feature`) as arrays of float32, null where they are absent.
 
     Raises:
-        InputError: The file cannot be read or has no id column.
+        InputError: The file cannot be read, has no id column, or lists of numbers of different lengths.
     """
     schema, lines = None, None
     if path.suffix.lower() == ".parquet":
@@ -96,10 +99,11 @@ def read_items(
     check_type(key, frame.schema[key], "item", path)
     frame = frame.with_columns(id_text(pl.col(key), frame.schema[key]).alias("item"))
     frame = frame.drop(key) if key != "item" else frame
+    frame = _read_features(frame, path, problems)
     frame = _drop_bad_ids(frame, lines or range(1, frame.height + 1), path, problems)
     if schema is None:
         return _with_numbers(_name_columns(frame, frame.schema))
-    return _name_columns(frame, schema)
+    return _name_columns(frame, {name: dtype for name, dtype in schema.items() if not is_feature(dtype)})
 
 
 def _read_parquet(path: Path, *, pictures: bool) -> tuple[pl.DataFrame, pl.Schema]:
@@ -111,6 +115,20 @@ def _read_parquet(path: Path, *, pictures: bool) -> tuple[pl.DataFrame, pl.Schem
         return read_table(path, cover if bytes_left_out else None), schema
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"cannot be read as Parquet ({str(error).splitlines()[0]})", path=path) from error
+
+
+def _read_features(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
+    """Make arrays of one width of all columns that hold features, so that they are put in order with the rest."""
+    for name in [name for name, dtype in frame.schema.items() if is_feature(dtype)]:
+        matrix = read_lists(frame[name], path, problems)
+        if matrix is None:
+            frame = frame.drop(name)
+            continue
+        arrays = frame.select(
+            pl.when(pl.Series(matrix.present)).then(pl.lit(pl.Series(matrix.values))).alias(name)
+        )
+        frame = frame.with_columns(arrays)
+    return frame
 
 
 def cover_column(schema: Mapping[str, Any]) -> str | None:
@@ -143,24 +161,25 @@ def _name_columns(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFram
 
     Args:
         frame: The table.
-        schema: Types of the columns as they are in the file.
+        schema: Types of the columns as they are in the file, features left out.
     """
     pictures = picture_columns(schema)
     cover = cover_column(schema)
-    title = find_common([name for name in frame.columns if name not in pictures], TITLE_NAMES)
+    texts = [name for name in frame.columns if name not in pictures and not is_feature(frame.schema[name])]
+    title = find_common(texts, TITLE_NAMES)
     renamed = {
         old: new for old, new in ((cover, "cover"), (title, "title")) if old and new not in frame.columns
     }
     frame = frame.rename(renamed)
-    texts = []
+    columns = []
     for name, dtype in frame.schema.items():
         column = pl.col(name)
-        if isinstance(dtype, pl.List):
+        if isinstance(dtype, pl.List):  # what is left of them: tags
             column = column.cast(pl.List(pl.String)).list.join("|")
         elif dtype != pl.String:
             continue
-        texts.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
-    return frame.with_columns(text for text in texts if text.meta.output_name() != "item")
+        columns.append(column.replace(dict.fromkeys(NOT_A_TEXT)).alias(name))
+    return frame.with_columns(text for text in columns if text.meta.output_name() != "item")
 
 
 def _with_numbers(frame: pl.DataFrame) -> pl.DataFrame:
@@ -226,3 +245,22 @@ def align_items(items: pl.DataFrame, item_ids: pl.Series) -> pl.DataFrame:
     """
     order = pl.DataFrame({"item": item_ids.cast(pl.String)})
     return order.join(items, on="item", how="left", maintain_order="left").drop("item")
+
+
+def catalogue_of(items: pl.DataFrame, features: Mapping[str, FeatureMatrix] | None = None) -> Catalogue:
+    """A catalogue of an item table, in which columns of features have become features.
+
+    Args:
+        items: As from :func:`align_items` or :func:`read_items`, without the id column.
+        features: Further ones, row-aligned; of two of one name these count.
+    """
+    own = {}
+    for name in [
+        name for name, dtype in items.schema.items() if isinstance(dtype, pl.Array) and is_feature(dtype)
+    ]:
+        column = items[name]
+        present = column.is_not_null().to_numpy()
+        values = np.zeros((len(column), column.dtype.size), np.float32)  # type: ignore[attr-defined]
+        values[present] = column.drop_nulls().explode().to_numpy().reshape(-1, values.shape[1])
+        own[name] = FeatureMatrix(values, present, f"column {name}")
+    return Catalogue(items.drop(own), {**own, **(features or {})})

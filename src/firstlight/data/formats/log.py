@@ -20,7 +20,13 @@ from firstlight.data.clean import PARTS, RawPairs, order_ids
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.columns import LABELS, check_type, id_text
 from firstlight.data.formats.delimited import TextTable, complaint, mend, scan_text
-from firstlight.data.formats.times import looks_like_date, parse_number, refuse_compact_dates, time_column
+from firstlight.data.formats.times import (
+    looks_like_date,
+    parse_number,
+    refuse_compact_dates,
+    refuse_years,
+    time_column,
+)
 
 #: Largest plausible absolute value of a timestamp, by how many of its units make a second.
 TIME_UNITS = ((10**11, 1), (10**14, 1_000), (10**17, 1_000_000), (2**63, 1_000_000_000))
@@ -71,12 +77,14 @@ def _typed(schema: Mapping[str, pl.DataType], *, dates: bool) -> list[pl.Expr]:
 
 
 def _summary(frame: pl.LazyFrame, roles: Collection[str], bad: pl.Expr) -> dict[str, int]:
-    """Number of rows, of bad rows, and of the timestamps: the largest absolute one, and those that read as dates."""
+    """Number of rows, of bad rows, and of the timestamps: the ends of their range, and those that read as dates."""
     wanted = [pl.len().alias("rows"), bad.sum().alias("bad")]
     if "time" in roles:
         time = pl.col("time")
         wanted += [
             time.abs().max().alias("largest_time"),
+            time.min().alias("first_time"),
+            time.max().alias("last_time"),
             looks_like_date(time).sum().alias("compact"),
             time.filter(looks_like_date(time)).first().alias("compact_example"),
         ]
@@ -95,6 +103,8 @@ def _scan(
     if "time" not in roles:
         return Scan(frame, path, summary["rows"], None, owner)
     if refuse_compact_dates(summary["compact"], summary["rows"], summary["compact_example"], path, problems):
+        return Scan(frame.drop("time"), path, summary["rows"], None, owner)
+    if refuse_years(summary["first_time"], summary["last_time"], path, problems):
         return Scan(frame.drop("time"), path, summary["rows"], None, owner)
     return Scan(frame, path, summary["rows"], summary["largest_time"], owner)
 

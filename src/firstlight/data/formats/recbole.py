@@ -1,4 +1,4 @@
-"""RecBole's and MMRec's atomic files: ``*.inter``, ``*.item``, and ``*_feat.npy`` beside them.
+"""RecBole's and MMRec's atomic files: ``*.inter``, ``*.item``, and ``*_feat.npy`` or ``*_feat.parquet`` beside them.
 
 Headers are typed (``user_id:token``) or plain (``userID``). A column ``x_label`` (MMRec: 0 train, 1 valid,
 2 test) or files ``NAME.train.inter``, ``NAME.valid.inter``, ``NAME.test.inter`` give the split.
@@ -13,17 +13,18 @@ import numpy as np
 import polars as pl
 
 from firstlight.core.errors import InputError
-from firstlight.data.catalogue import Catalogue, FeatureMatrix
+from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.clean import PARTS, RawLog, build_dataset
 from firstlight.data.dataset import Dataset
 from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
-from firstlight.data.formats.features import read_feature
-from firstlight.data.formats.items import align_items, read_items, unknown_items
+from firstlight.data.formats.features import FeatureTable, read_feature, read_feature_table
+from firstlight.data.formats.items import align_items, catalogue_of, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited
 
 SUFFIXES = (".inter", ".inter.gz")
+FEATURE_SUFFIXES = ("_feat.npy", "_feat.parquet")
 
 
 def _logs(path: Path) -> list[Path]:
@@ -51,14 +52,34 @@ def _by_part(path: Path) -> dict[str, Path]:
     return {part: parts[part] for part in PARTS if part in parts}
 
 
-def _features(folder: Path, problems: Problems) -> dict[str, FeatureMatrix]:
-    """All ``NAME_feat.npy``; all have as many rows."""
+def _features(
+    folder: Path, item: str, problems: Problems
+) -> tuple[dict[str, FeatureMatrix], dict[str, FeatureTable]]:
+    """All ``NAME_feat.npy`` and ``NAME_feat.parquet``.
+
+    Returns:
+        Those that go row by row, which all have as many rows; and those that name their items.
+    """
     found: dict[str, FeatureMatrix] = {}
-    for path in sorted(folder.glob("*_feat.npy")):
-        name = path.name.removesuffix("_feat.npy")
+    named: dict[str, FeatureTable] = {}
+    files = [path for suffix in FEATURE_SUFFIXES for path in sorted(folder.glob(f"*{suffix}"))]
+    for path in files:
+        name = path.name.removesuffix(f"_feat{path.suffix}")
+        if name in found or name in named:
+            problems.fatal(f"feature {name!r} is there twice, also as another type of file", path)
+            continue
         try:
-            matrix = read_feature(path, name, problems)
+            if path.suffix == ".npy":
+                matrix = read_feature(path, name, problems)
+            else:
+                table = read_feature_table(path, name, problems, item)
+                matrix = table.matrix
+                if table.ids is not None:
+                    named[name] = table
+                    continue
         except InputError as error:
+            if not problems.tolerant:
+                raise
             problems.fatal(error.problem, path, error.hint)
             continue
         first = next(iter(found.values()), matrix)
@@ -70,7 +91,7 @@ def _features(folder: Path, problems: Problems) -> dict[str, FeatureMatrix]:
             )
             continue
         found[name] = matrix
-    return found
+    return found, named
 
 
 def _feature_rows(
@@ -118,7 +139,8 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
         problems: Collects bad rows.
 
     Returns:
-        The dataset. With features, items are the rows of the feature files, clicked or not.
+        The dataset. With features, items are the rows of the feature files, clicked or not; a Parquet file with a
+        column of ids names them.
 
     Raises:
         InputError: A file is broken, or the features do not fit the item ids.
@@ -131,21 +153,26 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
         scans[part] = scan_delimited(table, roles, problems)
     if len(scans) > 1 and "label" in roles:
         raise InputError("the split is given twice: by files and by a column", path=path)
-    features = _features(folder, problems)
+    features, named = _features(folder, roles["item"].split(":")[0], problems)
     items = _item_table(
         next(iter(scans.values())).path, folder, roles["item"], options.catalogue_item, problems
     )
     rows = _feature_rows(scans, features, folder, problems) if features else None
     if rows is None:
         features = {}
-    known = None if items is None else items["item"]
+    listed = [*(() if items is None else (items["item"],)), *(table.ids for table in named.values())]
+    known = pl.concat([ids for ids in listed if ids is not None]).unique() if listed else None
     user_ids, item_ids, parts = encode_log(scans, problems, known_items=known, item_ids=rows)
-    catalogue = Catalogue(align_items(items, item_ids) if items is not None else pl.DataFrame(), features)
+    features |= {name: table.aligned(item_ids) for name, table in named.items()}
+    catalogue = catalogue_of(align_items(items, item_ids) if items is not None else pl.DataFrame(), features)
     notes = () if items is None else unknown_items(items, "the .item file", item_ids, parts, problems, folder)
     log_ = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     return build_dataset(log_, options, path, None if path.is_dir() else path.name.split(".")[0])
 
 
 FORMAT = Format(
-    "recbole", "a folder with NAME.inter (and NAME.item, *_feat.npy), or an .inter file", detect, read
+    "recbole",
+    "a folder with NAME.inter (and NAME.item, *_feat.npy, *_feat.parquet), or an .inter file",
+    detect,
+    read,
 )

@@ -15,7 +15,7 @@ from firstlight.data.formats.base import Format, Problems, ReadOptions
 from firstlight.data.formats.columns import choose_columns
 from firstlight.data.formats.delimited import open_text_table
 from firstlight.data.formats.header import refuse_data_as_header
-from firstlight.data.formats.items import align_items, read_items, unknown_items
+from firstlight.data.formats.items import align_items, catalogue_of, read_items, unknown_items
 from firstlight.data.formats.log import Scan, encode_log, scan_delimited, scan_parquet
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".csv.gz", ".tsv.gz")
@@ -100,7 +100,7 @@ def _items_alone(path: Path, items_path: Path | None, options: ReadOptions, prob
     items = read_items(items_path, problems, item=options.item, key=key, pictures=options.pictures)
     none = RawPairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
     item_ids = order_ids(items["item"])
-    catalogue = Catalogue(align_items(items, item_ids))
+    catalogue = catalogue_of(align_items(items, item_ids))
     users = pl.Series("user", [], dtype=pl.String)
     log = RawLog(users, item_ids, {"train": none}, catalogue, dropped=problems.dropped)
     return build_dataset(log, ReadOptions(), path)
@@ -137,7 +137,7 @@ def read(path: Path, options: ReadOptions, problems: Problems) -> Dataset:
     )
     catalogue, notes = Catalogue(), tuple[str, ...]()
     if items is not None and items_path is not None:
-        catalogue = Catalogue(align_items(items, item_ids))
+        catalogue = catalogue_of(align_items(items, item_ids))
         notes = unknown_items(items, items_path.name, item_ids, parts, problems, path)
     log = RawLog(user_ids, item_ids, parts, catalogue, len(parts) > 1, problems.dropped, notes)
     name = log_path.name.split(".")[0] if path.is_file() else None

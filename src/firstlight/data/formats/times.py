@@ -26,6 +26,8 @@ _DAY = 86_400
 _EPOCH = date(1970, 1, 1).toordinal()
 #: Whole numbers that read as ``yyyymmdd``, with nothing, hours and minutes, or also seconds behind it.
 _COMPACT = (1, 10**4, 10**6)
+#: Whole numbers that are years where a column holds no others: as seconds they would be three minutes of 1970.
+_YEARS = (1900, 2100)
 DATE_HINT = "write dates as 2024-01-31 or 2024-01-31 17:30:00"
 
 
@@ -142,8 +144,38 @@ def refuse_compact_dates(count: int, rows: int, example: int | None, path: Path,
             told = f"such as {example}, which is read as a number of seconds or parts of them"
             problems.note("timestamp like a date without dashes", path, told, count)
         return False
-    hint = DATE_HINT + (", or leave times out with --time ''" if problems.flags else "")
     problems.fatal(
-        f"timestamps such as {example} are dates without dashes, not numbers of seconds", path, hint
+        f"timestamps such as {example} are dates without dashes, not numbers of seconds",
+        path,
+        _hint(DATE_HINT, problems),
     )
     return True
+
+
+def refuse_years(least: int | None, largest: int | None, path: Path, problems: Problems) -> bool:
+    """Refuse a column of times that are bare years, all of them.
+
+    Args:
+        least: The smallest time; None where there is none.
+        largest: The largest.
+        path: The file.
+        problems: In a tolerant list the times are left out.
+
+    Returns:
+        Whether the times were refused.
+
+    Raises:
+        InputError: They are, and the list is not tolerant.
+    """
+    if least is None or largest is None or not _YEARS[0] <= least <= largest <= _YEARS[1]:
+        return False
+    problems.fatal(
+        f"timestamps from {least} to {largest} are years, not numbers of seconds",
+        path,
+        _hint(f"write dates, for a year its first day: {largest}-01-01", problems),
+    )
+    return True
+
+
+def _hint(text: str, problems: Problems) -> str:
+    return text + (", or leave times out with --time ''" if problems.flags else "")

@@ -34,6 +34,7 @@ export function makeVisitor() {
   );
   let asking = new AbortController();
   let stale = false;
+  let lost = []; // ids of the address that cannot be found
 
   addEventListener("firstlight:changed", () => {
     stale = true;
@@ -56,9 +57,9 @@ export function makeVisitor() {
     if (signal.aborted) return;
     picked.clear();
     for (const { value } of answers) if (value) picked.set(value.id, value);
+    lost = items.slice(0, MOST).filter((id) => !picked.has(id));
     draw();
-    const lost = items.length - picked.size;
-    if (lost) announce(`${count(lost, "item")} of this address cannot be found`);
+    if (lost.length) announce(`${count(lost.length, "item")} of this address cannot be found`);
   }
 
   function toggle(item) {
@@ -69,6 +70,7 @@ export function makeVisitor() {
 
   function change(how) {
     how();
+    lost = [];
     const words = [...picked.keys()].map((id) => `item=${encodeURIComponent(id)}`).join("&");
     window.history.replaceState(null, "", `#/visitor${words && `?${words}`}`);
     draw();
@@ -76,7 +78,8 @@ export function makeVisitor() {
 
   function draw() {
     const fresh = !person.contains(wall.section);
-    facts.textContent = picked.size ? count(picked.size, "item") : "In no log, never trained on";
+    const known = picked.size ? count(picked.size, "item") : "In no log, never trained on";
+    facts.textContent = lost.length ? `${known}; cannot be found: ${lost.join(", ")}` : known;
     strip.replaceChildren(...[...picked.values()].map(entry));
     finder.mark();
     if (!picked.size) {

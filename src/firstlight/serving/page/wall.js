@@ -35,8 +35,8 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     wall.setAttribute("aria-busy", "true");
     try {
       const wanted = { ...request(), k: state.k, only_new: state.onlyNew };
-      const [{ items, basis }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
-      if (!signal.aborted) draw(items, new Map(past.map((one) => [one.id, one.cover])), basis === "popular");
+      const [{ items, basis, unknown }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
+      if (!signal.aborted) draw(items, new Map(past.map((one) => [one.id, one.cover])), basis === "popular", unknown);
     } catch (problem) {
       if (!signal.aborted) wall.replaceChildren(failure(problem, () => load(true)));
     } finally {
@@ -44,7 +44,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     }
   }
 
-  function draw(items, covers, popular) {
+  function draw(items, covers, popular, unknown) {
     const onreason = (id) => {
       for (const one of history.querySelectorAll("[data-item]")) {
         one.classList.toggle("lit", id !== null && one.dataset.item === id);
@@ -62,7 +62,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     const words = popular ? count(items.length, "popular item") : `${count(items.length, "recommendation")}, ${fresh} of them new`;
     if (!items.length) {
       const hint = state.onlyNew ? "Every new item has been seen, or there is none." : "Everything has been seen.";
-      wall.replaceChildren(empty("Nothing to recommend", hint));
+      wall.replaceChildren(...gone(unknown), empty("Nothing to recommend", hint));
       announce("Nothing to recommend");
       return;
     }
@@ -70,7 +70,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     const before = wall.querySelectorAll("li").length;
     const list = h("ol", { class: "wall", "aria-label": words }, ...entries);
     const told = "Training saw no click of this person, so these are the items with most clicks.";
-    wall.replaceChildren(...(popular ? [h("p", { class: "muted told" }, told)] : []), list);
+    wall.replaceChildren(...gone(unknown), ...(popular ? [h("p", { class: "muted told" }, told)] : []), list);
     if (items.length >= state.k && state.k < MOST) {
       const more = () => {
         state.k += PAGE;
@@ -83,6 +83,11 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     const found = wall.querySelector(".marked");
     if (found) found.scrollIntoView({ block: "center" });
     else if (marked()) announce(`${words}. The item looked for is further down.`);
+  }
+
+  /** What of the history plays no part. */
+  function gone(unknown) {
+    return unknown.length ? [h("p", { class: "muted told" }, `Not in the catalogue: ${unknown.join(", ")}`)] : [];
   }
 
   function choice(label, value) {

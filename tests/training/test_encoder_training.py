@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from firstlight.training.encoder_config import EncoderTrainingConfig, build_pret
 from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.loop import Progress
-from firstlight.training.pretrain import pretrain
-from firstlight.vision.encoder_file import load_encoder
+from firstlight.training.pretrain import crops_of, pretrain
+from firstlight.vision.encoder_file import load_encoder, save_encoder
 from firstlight.vision.images import ImageSet, open_images
 from firstlight.vision.mae import MAE
 from firstlight.vision.objective import ParameterGroup
@@ -332,3 +333,19 @@ def test_going_on_from_an_encoder(images, whole, tmp_path):
     assert metrics(tmp_path / "more")[0]["loss"] < metrics(whole[0])[0]["loss"]  # the decoder came along
     with pytest.raises(InputError, match="another shape"):
         pretrain(images, config(images, "encoder.dim=32"), tmp_path / "no", start=whole[0])
+
+
+def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):
+    """Licence, pixel statistics, pooling and crop belong to the weights, wherever they are trained next."""
+    known = load_encoder(whole[0])
+    known = replace(
+        known, licence="CC BY-NC 4.0", mean=(0.5,) * 3, std=(0.25,) * 3, pooling="mean", crop=0.875
+    )
+    save_encoder(tmp_path / "known", known)
+    short = config(images, "training.epochs=1")
+    assert (crops_of(short, known).mean, crops_of(short, known).std) == (known.mean, known.std)
+    pretrain(images, short, tmp_path / "more", start=tmp_path / "known")
+    more = load_encoder(tmp_path / "more")
+    for name in ("licence", "mean", "std", "pooling", "crop"):
+        assert getattr(more, name) == getattr(known, name), name
+    assert len(more.history) == 2

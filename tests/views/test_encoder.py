@@ -1,5 +1,6 @@
 """Covers and clips through a vision transformer, as views like the others."""
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -238,6 +239,30 @@ def test_clips_that_are_none(tmp_path):
     for wrong in (b"", b"hello", content[:60], playlist.encode(), joined.encode(), bytes(1000)):
         with pytest.raises(UnusableImageError):
             list(frames(wrong))
+
+
+def test_a_clip_of_an_unknown_codec_is_one_unusable_clip(enc):
+    clips = [make_clip([colour], container="avi") for colour in (RED, GREEN, BLUE)]
+    clips.append(clips[0].replace(b"FMP4", b"QQQQ"))
+    catalogue = Catalogue(pl.DataFrame({"clip": clips}))
+    settings = ViewsConfig.model_validate({"use": ["clip"], "clip": {"path": str(enc)}})
+    fitted = ViewSet.fit(settings, catalogue, np.ones(4, np.bool_))
+    assert fitted.transform(catalogue)["clip"].present.tolist() == [True, True, True, False]
+    assert "its codec is not known here" in fitted.problems[0]
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4"])
+def test_flipped_bytes_leave_frames_or_a_reason(container):
+    """Whatever a torn upload holds, nothing but the one error comes of it."""
+    from firstlight.vision.clips import frames
+
+    content = make_clip([RED, GREEN], container=container, rate=2)
+    rng = np.random.default_rng(0)
+    for flips in (1, 2, 4, 16) * 60:
+        torn = np.frombuffer(content, np.uint8).copy()
+        torn[rng.integers(len(torn), size=flips)] = rng.integers(256, size=flips)
+        with contextlib.suppress(UnusableImageError):
+            assert all(image.mode == "RGB" for image in frames(torn.tobytes(), most=3))
 
 
 def test_clips_are_a_view_of_their_own(enc, tools, tmp_path):

@@ -39,6 +39,8 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
             if not clip.streams.video:
                 raise UnusableImageError("there is no picture in this clip")
             stream = clip.streams.video[0]
+            if stream.codec_context is None:  # there is no decoder for it
+                raise UnusableImageError("its codec is not known here")
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 raise UnusableImageError("its frames have too many pixels")
             stream.codec_context.thread_count = 1  # clips are decoded side by side

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 import subprocess
 import sys
 
@@ -239,6 +240,37 @@ def test_clips_that_are_none(tmp_path):
     for wrong in (b"", b"hello", content[:60], playlist.encode(), joined.encode(), bytes(1000)):
         with pytest.raises(UnusableImageError):
             list(frames(wrong))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [((0, 1, -1, 0), (1, 0)), ((0, -1, 1, 0), (0, 1)), ((-1, 0, 0, -1), (1, 1)), ((1, 0, 0, 1), (0, 0))],
+)
+def test_clips_of_telephones_stand_upright(matrix, corner):
+    """A point (x, y) is shown at (ax + cy, bx + dy), y downwards; ``corner`` is where the first pixel then lies."""
+    from firstlight.vision.clips import frames
+
+    def packed(a, b, c, d):
+        return b"".join(struct.pack(">i", n << 16) for n in (a, b, 0, c, d, 0, 0, 0)) + struct.pack(
+            ">i", 1 << 30
+        )
+
+    av = pytest.importorskip("av")
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as clip:
+        stream = clip.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 32, "yuv420p", 4_000_000
+        pixels = np.zeros((32, 64, 3), np.uint8)
+        pixels[:16, :32] = 255
+        clip.mux([*stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")), *stream.encode()])
+    content = target.getvalue()
+    track = content.index(b"tkhd")
+    content = content[:track] + content[track:].replace(packed(1, 0, 0, 1), packed(*matrix), 1)
+    shown = next(iter(frames(content)))
+    assert shown.size == ((32, 64) if matrix[0] == 0 else (64, 32))
+    x, y = (8 + at * (side - 16) for at, side in zip(corner, shown.size, strict=True))
+    assert min(shown.getpixel((x, y))) > 200
+    assert max(shown.getpixel((shown.width - 1 - x, shown.height - 1 - y))) < 50
 
 
 def test_a_clip_of_an_unknown_codec_is_one_unusable_clip(enc):

@@ -26,7 +26,7 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
         most: Frames at most; what follows is not decoded.
 
     Yields:
-        RGB pictures, at least one.
+        RGB pictures, upright, at least one.
 
     Raises:
         UnusableImageError: It is torn, no video, or too large.
@@ -50,7 +50,7 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
                 start = time if start is None else start
                 if given and time - start < following - 1e-6:
                     continue
-                yield frame.to_image()
+                yield _upright(frame.to_image(), getattr(frame, "rotation", 0))
                 given += 1
                 following = time - start + seconds
                 if given == most:
@@ -60,6 +60,13 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
             raise UnusableImageError(f"cannot be decoded ({str(error) or type(error).__name__})") from error
     if not given:
         raise UnusableImageError("there is no frame in this clip")
+
+
+def _upright(image: Image.Image, degrees: int) -> Image.Image:
+    """Turn counter-clockwise by quarters, as telephones note for clips that were taken standing up."""
+    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    turn = turns.get(round(degrees / 90) * 90 % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 def clip_row(

@@ -1,6 +1,7 @@
 """The ENC folder, and how images come to an encoder."""
 
 import json
+import math
 import os
 
 import numpy as np
@@ -76,6 +77,8 @@ def edit(folder, change):
         lambda folder: edit(folder, lambda about: about.pop("mean")),
         lambda folder: edit(folder, lambda about: about.update(std=[0, 1, 1])),
         lambda folder: edit(folder, lambda about: about.update(mean=[0, 1])),
+        lambda folder: edit(folder, lambda about: about.update(mean=[math.nan, 0, 0])),
+        lambda folder: edit(folder, lambda about: about.update(std=[math.inf, 1, 1])),
         lambda folder: edit(folder, lambda about: about.update(pooling="max")),
         lambda folder: edit(folder, lambda about: about["config"].update(depth=3)),
         lambda folder: edit(folder, lambda about: about["config"].update(dim=8)),
@@ -158,6 +161,9 @@ def test_features():
         Encoder(bare.vit)
     with pytest.raises(InputError, match="channels"):
         make(channels=1)
+    for wrong in ({"std": (0.2, 0.0, 0.2)}, {"std": (0.2, -1.0, 0.2)}, {"mean": (math.nan, 0.0, 0.0)}):
+        with pytest.raises(InputError, match="cannot be normalised"):
+            Encoder(encoder.vit, **wrong)
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])

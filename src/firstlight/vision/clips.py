@@ -75,11 +75,13 @@ def clip_row(
     """Mean of the features of a clip's frames, ``(dim,)``; frame by frame, so memory stays small.
 
     Raises:
-        UnusableImageError: As :func:`frames`.
+        UnusableImageError: As :func:`frames`, or the features are not finite.
     """
     device = next(encoder.vit.parameters()).device
     total, count = np.zeros(encoder.dim(tokens)), 0
     for image in frames(content, seconds, most):
         total += encoder.features(encoder.prepare(image)[None].to(device), tokens).reshape(-1).cpu().numpy()
         count += 1
+    if not np.isfinite(total).all():
+        raise UnusableImageError("the encoder makes numbers of it that are not finite")
     return (total / count).astype(np.float32)

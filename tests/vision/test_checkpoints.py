@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import pickle
 import sys
@@ -377,6 +378,41 @@ def test_the_class_tokens_position_is_folded_into_the_token(tmp_path):
         (lambda s: s | {"blocks.0.mlp.fc2.weight": torch.ones(16, 32)}, "SwiGLU"),
         (lambda s: s | {"patch_embed.proj.weight": torch.ones(16, 3, 4, 2)}, "square"),
         (lambda s: s | {"backbone.patch_embed.proj.weight": torch.ones(1)}, "two weights"),
+        (lambda s: s | {"reg_token": torch.ones(16)}, r"reg_token has the shape \(16,\)"),
+        (lambda s: s | {"cls_token": torch.ones(1, 1, 8)}, "cls_token .* does not fit a width of 16"),
+        (lambda s: s | {"pos_embed": torch.ones(1, 10, 8)}, "pos_embed .* does not fit a width of 16"),
+        (lambda s: s | {"pos_embed": torch.ones(1, 0, 16)}, "pos_embed is empty"),
+        (
+            lambda s: s | {"patch_embed.proj.weight": torch.ones(16, 3, 0, 0)},
+            "patch_embed.proj.weight is empty",
+        ),
+        (
+            lambda s: s | {"patch_embed.proj.weight": torch.ones(0, 3, 4, 4)},
+            "patch_embed.proj.weight is empty",
+        ),
+        (
+            lambda s: (
+                s | {f"blocks.0.mlp.fc{n}.weight": torch.ones(((0, 16), (16, 0))[n - 1]) for n in (1, 2)}
+            ),
+            "fc1.weight is empty",
+        ),
+        (
+            lambda s: s | {"norm.weight": torch.quantize_per_tensor(torch.ones(16), 0.1, 0, torch.qint8)},
+            "norm.weight holds quantised",
+        ),
+        (lambda s: s | {"norm.weight": torch.ones(16, dtype=torch.complex64)}, "norm.weight holds complex"),
+        (
+            lambda s: s | {"norm.weight": torch.ones(16).to_sparse()},
+            "norm.weight holds quantised or sparse|read",
+        ),
+        (
+            lambda s: s | {"norm.bias": torch.full((16,), math.nan)},
+            "norm.bias holds numbers that are not finite",
+        ),
+        (
+            lambda s: s | {"norm.bias": torch.full((16,), 1e39, dtype=torch.float64)},
+            "norm.bias holds numbers that are not finite",
+        ),
     ],
 )
 def test_what_does_not_fit_is_listed(change, problem, tmp_path):
@@ -466,6 +502,47 @@ def test_a_folder_of_timm_with_oblong_images(tmp_path):
     encoder = load_encoder(tmp_path, heads=2)
     assert encoder.vit.config.image_size == (8, 20)
     assert (encoder.mean, encoder.crop, encoder.licence) == ((0.5, 0.4, 0.3), 0.9, "mit")
+
+
+@pytest.mark.parametrize(
+    ("file", "about", "problem"),
+    [
+        ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_mean": [None, 0.5, 0.5]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, 0.0, 0.25]}, "images' std cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, -1, 0.25]}, "images' std cannot be"),
+        ("preprocessor_config.json", {"image_mean": [math.nan, 0, 0]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, math.inf, 1]}, "images' std cannot be"),
+        ("config.json", {"layer_norm_eps": -1e-6}, "norm_eps: it should be greater than 0"),
+        ("config.json", {"layer_norm_eps": math.nan}, "norm_eps"),
+    ],
+)
+def test_settings_beside_the_weights_that_cannot_be(file, about, problem, tmp_path):
+    save_file(random_state(), tmp_path / "model.safetensors")
+    (tmp_path / file).write_text(json.dumps(about))
+    with pytest.raises(InputError, match=problem):
+        load_encoder(tmp_path, heads=2)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_torn_files_are_refused_however_they_are_torn(new_format, tmp_path):
+    """Cut off, or with bytes flipped anywhere: the one error, or weights (of flips in their numbers)."""
+    path = tmp_path / "w.pth"
+    torch.save({"model": random_state(depth=1)}, path, _use_new_zipfile_serialization=new_format)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    told = set()
+    for turn in range(150):
+        torn = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(len(torn), size=turn % 4 * 4)
+        if turn % 3:  # names and numbers of the archive stand at its ends
+            places = np.where(places % 2, places % 600, len(torn) - 1 - places % 1500)
+        torn[places] = rng.integers(256, size=len(places))
+        path.write_bytes(torn[: len(torn) if turn % 4 else int(rng.integers(len(torn)))].tobytes())
+        try:
+            load_encoder(path, heads=2)
+        except InputError as error:
+            told.add(str(error))
+    assert len(told) > 3
 
 
 def test_folders_without_an_encoder(tmp_path):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import re
 import sys
 import types
 import zipfile
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 
 from firstlight.core.errors import InputError
 from firstlight.vision.checkpoints import read_foreign
-from firstlight.vision.encoder_file import load_encoder, save_encoder
+from firstlight.vision.checkpoints.layouts import LIKE_MAE
+from firstlight.vision.encoder_file import foreign_notes, load_encoder, save_encoder
 from firstlight.vision.positions import sincos_positions
 from plain_vit import plain_vit, random_state
 
@@ -194,6 +196,11 @@ def timm_learned():
     return state | {"head.weight": torch.ones(10, 16), "head.bias": torch.ones(10)}, state, {}
 
 
+def like_deit():
+    state = random_state()
+    return {"model": state | {"head.weight": torch.ones(10, 16)}}, state, {}
+
+
 def timm_registers():
     state = random_state(rows=9, registers=3, scale=True)
     return state, state, {}
@@ -308,7 +315,8 @@ def test_every_layout(layout, tmp_path):
     [
         (mae, "MAE"), (crossmae, "CrossMAE"), (data2vec_pretrained, "data2vec 2.0"), (refined_pre, "MIM-Refiner"),
         (ijepa, "I-JEPA"), (ibot, "iBOT or DINO"), (mugs, "Mugs"), (layer_grafting, "Layer-grafting"),
-        (timm_learned, "timm"), (vit_of_hugging_face, "Hugging Face"),
+        (timm_learned, "timm"), (vit_of_hugging_face, "Hugging Face"), (mae_encoder_only, "MAE"), (mae_ws, "timm"),
+        (dbot, LIKE_MAE), (like_deit, LIKE_MAE), (dinov2, "iBOT or DINO"),
     ],
 )  # fmt: skip
 def test_the_report(layout, source, tmp_path):
@@ -322,6 +330,38 @@ def test_the_report(layout, source, tmp_path):
     inner = next((content[key] for key in ("state_dict", "model", "teacher") if key in content), content)
     dropped = [name for name in inner if "decoder" in name or "mask_token" in name or "_ema" in name]
     assert set(dropped) <= set(report.dropped)
+
+
+@pytest.mark.parametrize(
+    ("layout", "licence"),
+    [
+        (mae, "weights of MAE: CC BY-NC 4.0"), (crossmae, "CrossMAE: CC BY-NC 4.0"), (ijepa, "I-JEPA: CC BY-NC 4.0"),
+        (data2vec_pretrained, "MIT"), (ibot, "Apache 2.0"), (dinov2, "Apache 2.0"), (mugs, "Mugs: Apache 2.0"),
+        (refined_pre, "not known.*CC BY-NC 4.0"), (like_deit, "not known.*MAE.*CC BY-NC 4.0"), (dbot, "not known"),
+        (timm_learned, None), (vit_of_hugging_face, None),
+    ],
+)  # fmt: skip
+def test_licences_go_with_the_source(layout, licence, tmp_path):
+    torch.save(layout()[0], tmp_path / "w.pth")
+    encoder = load_encoder(tmp_path / "w.pth", heads=2)
+    if licence is None:
+        assert encoder.licence is None
+        return
+    assert re.search(licence, encoder.licence)
+    assert foreign_notes(encoder)[-1] == f"licence: {encoder.licence}"
+    save_encoder(tmp_path / "enc", encoder)
+    assert load_encoder(tmp_path / "enc").licence == encoder.licence
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
+def test_mae_ws_is_told_by_its_shape(wrapper, tmp_path):
+    with torch.device("meta"):
+        shapes = random_state(dim=2560, depth=1, ratio=1, size=14)
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in shapes.items()}
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "w.pth")
+    encoder, report = read_foreign(tmp_path / "w.pth")
+    assert report.source == "MAE-WS"
+    assert "CC BY-NC 4.0" in encoder.licence
 
 
 def test_pooling_goes_with_the_source(tmp_path):

@@ -19,7 +19,7 @@ from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import CropConfig
-from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.pretraining import PretrainObjective
@@ -63,6 +63,8 @@ def pretrain(
         run = EncoderRun(out, "pretrain", config, images, inputs=inputs, resume=resume, emit=emit)
         if run.result is not None:
             return run.result
+        for note in [] if known is None else foreign_notes(known):
+            emit("message", text=note)
         loader = ImageLoader(
             images,
             crops_of(config, known),

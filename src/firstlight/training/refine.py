@@ -17,7 +17,7 @@ from firstlight.core.seeds import torch_stream
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.training.refine_config import RefineConfig
-from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.refiner import HeadStage, RefineStage
@@ -64,6 +64,8 @@ def refine(
         run = EncoderRun(out, "refine", config, images, inputs=inputs, resume=resume, emit=emit)
         if run.result is not None:
             return run.result
+        for note in foreign_notes(known):
+            emit("message", text=note)
         loader = ImageLoader(
             images,
             config.crops.crops(known.vit.config, known.mean, known.std),

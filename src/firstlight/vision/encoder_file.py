@@ -169,6 +169,15 @@ def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
     return replace(encoder, vit=vit.train(encoder.vit.training), history=history)
 
 
+def foreign_notes(encoder: Encoder) -> list[str]:
+    """What was assumed in reading a foreign checkpoint, and its licence, for people; nothing of our own encoders."""
+    if len(encoder.history) != 1 or "read" not in encoder.history[0]:
+        return []
+    notes = encoder.history[0].get("notes")
+    told = [str(note) for note in notes] if isinstance(notes, list) else []
+    return [*told, *([f"licence: {encoder.licence}"] if encoder.licence else [])]
+
+
 def _recipe(encoder: Encoder) -> dict[str, Any]:
     return {
         "config": encoder.vit.config.model_dump(mode="json"),
@@ -210,7 +219,10 @@ def from_description(about: dict[str, Any], state: dict[str, Tensor]) -> Encoder
         raise ValueError(
             f"pooling {pooling!r}, crop {crop}, mean {mean} or standard deviation {std} cannot be"
         )
-    return Encoder(vit.eval(), mean, std, pooling, crop, about["licence"], list(about["history"]))
+    history = about["history"]
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError("its history is not a list of objects")
+    return Encoder(vit.eval(), mean, std, pooling, crop, about["licence"], history)
 
 
 def save_encoder(folder: Path | str, encoder: Encoder) -> None:

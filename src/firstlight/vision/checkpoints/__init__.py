@@ -22,7 +22,7 @@ from firstlight.core.files import read_json
 from firstlight.core.hashing import hash_file
 from firstlight.core.refusals import refusal
 from firstlight.vision.checkpoints.containers import Container, read_container
-from firstlight.vision.checkpoints.layouts import LAYOUTS, Layout, Renamed, rename
+from firstlight.vision.checkpoints.layouts import LAYOUTS, LIKE_MAE, Layout, Renamed, rename
 from firstlight.vision.checkpoints.shapes import Hints, read_shape
 from firstlight.vision.crop_config import IMAGENET_MEAN, IMAGENET_STD
 from firstlight.vision.encoder_file import Encoder, usable_pixels
@@ -33,7 +33,12 @@ from firstlight.vision.vit_config import ViTConfig
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: Licences that the authors gave to the weights that they published. The same layout may hold anyone's own.
 _LICENCES = {
-    "MAE": "published weights of MAE: CC BY-NC 4.0",
+    "MAE": "published weights of MAE: CC BY-NC 4.0 (those of dBOT, which look the same: Apache 2.0)",
+    LIKE_MAE: "not known from the file: published weights of MAE, which look like it, are under CC BY-NC 4.0",
+    "MAE-WS": "published weights of MAE-WS (MAWS): CC BY-NC 4.0",
+    "CrossMAE": "published weights of CrossMAE: CC BY-NC 4.0",
+    "MIM-Refiner": "not known from the file: what was refined binds too, and MAE and CrossMAE are under CC BY-NC 4.0",
+    "Mugs": "published weights of Mugs: Apache 2.0",
     "I-JEPA": "published weights of I-JEPA: CC BY-NC 4.0",
     "data2vec 2.0": "published weights of data2vec 2.0 (fairseq): MIT",
     "iBOT or DINO": "published weights of iBOT, DINO and DINOv2: Apache 2.0",
@@ -102,6 +107,7 @@ def read_foreign(
     renamed = rename(container, layouts)
     report = Report(file.name, renamed.source, dropped=sorted(renamed.dropped))
     vit, state = _shaped(renamed, _hints(container, beside, heads), file, report.notes)
+    report.source = renamed.source = _source(renamed, vit.config)
     wanted = {name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()}
     report.matched = sorted(wanted.keys() & state.keys())
     report.missing = sorted(wanted.keys() - state.keys())
@@ -136,6 +142,16 @@ def _shaped(renamed: Renamed, hints: Hints, file: Path, notes: list[str]) -> tup
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # shapes that nobody thought of, in the file of a stranger
         raise InputError(f"the weights do not make a vision transformer ({error})", path=file) from error
+
+
+def _source(renamed: Renamed, config: ViTConfig) -> str:
+    """The likely origin, now that the shape is known besides the names."""
+    if renamed.source in ("MAE", LIKE_MAE, "timm") and (config.dim, config.patch_size) == (2560, 14):
+        return "MAE-WS"  # nobody else published this shape
+    bare = not any(name.endswith("mask_token") for name in renamed.dropped)  # MAE drops it with its decoder
+    if renamed.source == LIKE_MAE and config.positions == "sincos" and bare:
+        return "MAE"
+    return renamed.source
 
 
 def _encoder(vit: ViT, renamed: Renamed, container: Container, beside: _Beside, report: Report) -> Encoder:

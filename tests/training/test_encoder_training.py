@@ -333,6 +333,7 @@ def test_going_on_from_an_encoder(images, whole, tmp_path):
     assert metrics(tmp_path / "more")[0]["loss"] < metrics(whole[0])[0]["loss"]  # the decoder came along
     with pytest.raises(InputError, match="another shape"):
         pretrain(images, config(images, "encoder.dim=32"), tmp_path / "no", start=whole[0])
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,14 @@ def test_controls(images, encoder, tmp_path):
 def test_settings_that_do_not_fit(images, encoder, tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         run(images, encoder, tmp_path / "out", change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_too_large_leaves_no_folder(images, encoder, tmp_path):
+    """What only the decoded images show is refused as early: the hint can be followed in the same place."""
+    few = replace(images, values=[b"torn"] * 24 + list(images.values[24:]))
+    with pytest.raises(InputError, match=r"6 usable images(.|\n)*training\.batch_size=4"):
+        run(few, encoder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -177,24 +177,28 @@ def test_killed_in_the_middle(images, whole, tmp_path):
 
 
 def test_two_ranks_equal_one_process(images, whole, tmp_path):
-    """Under the environment of torchrun: the same losses, and weights that moved the same way.
+    """Under the environment of torchrun: the same losses, weights that moved the same way, and one answer.
 
     The gradient of a key's bias is zero but for rounding, which AdamW blows up to full steps; those are left out.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
-    words = ["pretrain", images.source, "--out", str(tmp_path / "enc")]
+    words = ["pretrain", images.source, "--out", str(tmp_path / "enc"), "--json"]
     words += [word for change in TINY for word in ("--set", change)]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "firstlight", *words],
             env=os.environ | address | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in ("0", "1")
     ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    answers = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert json.loads(answers[0])["last_epoch"]["epoch"] == 3
+    assert answers[1] == ""
     for one, two in zip(metrics(whole[0]), metrics(tmp_path / "enc"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
     alone, together = (

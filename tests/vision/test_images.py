@@ -49,6 +49,37 @@ def test_a_folder_of_files_with_classes_and_without(tmp_path):
         open_images(tmp_path / "classes", split="test")
 
 
+def test_links_in_a_folder_are_followed(tmp_path):
+    """To files and to class folders outside; in a ring they end, and what is there already keeps its name."""
+    for name, shade in (("pool/a.png", 10), ("pool/b.png", 20), ("cats/c.png", 30), ("set/dog/d.png", 40)):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(picture(shade)))
+    home = tmp_path / "set"
+    (home / "fox").mkdir()
+    (home / "fox" / "x.png").symlink_to(tmp_path / "pool" / "a.png")
+    (home / "fox" / "gone.png").symlink_to(tmp_path / "pool" / "nothing.png")
+    (home / "cat").symlink_to(tmp_path / "cats")
+    (home / "alias").symlink_to(home / "dog")
+    (home / "dog" / "up").symlink_to(home)
+    (tmp_path / "cats" / "ring").symlink_to(tmp_path / "cats")
+    found = open_images(home)
+    assert found.ids == ["cat/c.png", "dog/d.png", "fox/x.png"]
+    assert found.classes == ["cat", "dog", "fox"]
+    assert shades(found) == [30, 40, 10]
+    assert pickle.loads(pickle.dumps(found)).load(2).size == (10, 8)
+    assert open_images(home, split="cat").ids == ["c.png"]
+
+
+def test_links_named_by_a_table_are_not_followed(tmp_path):
+    (tmp_path / "secret.png").write_bytes(encode(picture(1)))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link.png").symlink_to(tmp_path / "secret.png")
+    found = open_images(table(tmp_path / "home" / "x.parquet", image=["link.png"]), image_column="image")
+    with pytest.raises(UnusableImageError, match="leads out of the folder"):
+        found.load(0)
+
+
 def table(path, **columns):
     pl.DataFrame(columns).write_parquet(path)
     return path

@@ -39,7 +39,9 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> bytes | None:
+def image_bytes(
+    value: Any, folder: Path | None, max_bytes: int = MAX_BYTES, *, listed: bool = False
+) -> bytes | None:
     """The file's content.
 
     Args:
@@ -47,6 +49,8 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
             some Parquet files have it.
         folder: Where paths start; they must not lead out of it.
         max_bytes: Largest file.
+        listed: Whether paths were found by listing the folder, not read from a table that anyone may have written:
+            then links in it may lead wherever its owner likes.
 
     Returns:
         None if there is no picture.
@@ -59,7 +63,7 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
     if not value:
         return None
     if isinstance(value, str):
-        value = _file_bytes(value, folder, max_bytes)
+        value = _file_bytes(value, folder, max_bytes, listed)
     if not isinstance(value, bytes):
         raise UnusableImageError(f"neither bytes nor a path but {type(value).__name__}")
     if len(value) > max_bytes:
@@ -67,8 +71,8 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
     return value
 
 
-def _file_bytes(name: str, folder: Path | None, max_bytes: int) -> bytes:
-    if is_address(name):
+def _file_bytes(name: str, folder: Path | None, max_bytes: int, listed: bool) -> bytes:
+    if is_address(name) and not listed:
         raise UnusableImageError("a web address; fetch the pictures first")
     if folder is None:
         raise UnusableImageError("a path, but no folder is known that it starts from")
@@ -76,7 +80,7 @@ def _file_bytes(name: str, folder: Path | None, max_bytes: int) -> bytes:
         raise UnusableImageError(f"{name!r} is not relative to the folder")
     try:
         path, root = (folder / name).resolve(), folder.resolve()
-        if not path.is_relative_to(root):
+        if not listed and not path.is_relative_to(root):
             raise UnusableImageError(f"{name!r} leads out of the folder")
         if not path.is_file():
             raise UnusableImageError(f"{name!r} is missing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class ImageSet:
         labels: ``(n,)`` int64 class of each row, or None.
         classes: Name of each class, or None.
         missing: Rows of the source without an image; they are not counted among the rows here.
+        listed: Whether paths were found by listing ``folder``, so that links may lead out of it.
     """
 
     ids: list[str]
@@ -61,6 +63,7 @@ class ImageSet:
     labels: IntArray | None = None
     classes: list[str] | None = None
     missing: int = 0
+    listed: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,7 +79,7 @@ class ImageSet:
         Raises:
             UnusableImageError: It cannot be read or decoded; the message says why.
         """
-        content = image_bytes(self.values[row], self.folder)
+        content = image_bytes(self.values[row], self.folder, listed=self.listed)
         if content is None:
             raise UnusableImageError("there is no picture")
         if covers is None:
@@ -406,14 +409,17 @@ def _covers(file: Path, places: pl.Series) -> tuple[IntArray, PictureStore]:
 
 
 def _from_files(path: Path, split: str | None) -> ImageSet | None:
-    """All image files below a folder; the first sub-folder on the way to each is its class, if every file has one."""
+    """All image files below a folder; the first sub-folder on the way to each is its class, if every file has one.
+
+    Links to files and folders are followed.
+    """
     folder = path if split is None else path / split
     if not folder.is_dir():
         parts = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir())) or "none"
         raise InputError(f"there is no sub-folder {split!r}", path=path, hint=f"sub-folders found: {parts}")
     files = sorted(
         file
-        for file in folder.rglob("*")
+        for file in _below(folder)
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not files:
@@ -426,4 +432,24 @@ def _from_files(path: Path, split: str | None) -> ImageSet | None:
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[name] for name in above if name is not None], np.int64)
     sizes = (f"{name}/{file.stat().st_size}".encode() for name, file in zip(names, files, strict=True))
-    return ImageSet(names, str(folder), _hash(sizes), names, folder, labels, classes)
+    return ImageSet(names, str(folder), _hash(sizes), names, folder, labels, classes, listed=True)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All that is no folder below a folder, links to folders followed; a folder that two ways lead to is met once.
+
+    Links wait until the folders proper are done: those keep their own names, and links in a ring end.
+    """
+    seen: set[str] = set()
+    waiting = [str(folder)]
+    while waiting:
+        for here, folders, names in os.walk(waiting.pop(0)):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            place = Path(here)
+            waiting += [str(place / name) for name in folders if (place / name).is_symlink()]
+            yield from (place / name for name in names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import polars as pl
 from PIL import Image
 
 from firstlight.core.errors import InputError
+from firstlight.core.files import files_below
 from firstlight.data.formats import ReadOptions, detect_format, read_dataset
 from firstlight.data.formats.columns import COVER_NAMES, find_common
 from firstlight.data.formats.items import ITEM_TABLE, cover_column
@@ -419,7 +419,7 @@ def _from_files(path: Path, split: str | None) -> ImageSet | None:
         raise InputError(f"there is no sub-folder {split!r}", path=path, hint=f"sub-folders found: {parts}")
     files = sorted(
         file
-        for file in _below(folder)
+        for file in files_below(folder)
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not files:
@@ -433,23 +433,3 @@ def _from_files(path: Path, split: str | None) -> ImageSet | None:
         labels = np.array([number[name] for name in above if name is not None], np.int64)
     sizes = (f"{name}/{file.stat().st_size}".encode() for name, file in zip(names, files, strict=True))
     return ImageSet(names, str(folder), _hash(sizes), names, folder, labels, classes, listed=True)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """All that is no folder below a folder, links to folders followed; a folder that two ways lead to is met once.
-
-    Links wait until the folders proper are done: those keep their own names, and links in a ring end.
-    """
-    seen: set[str] = set()
-    waiting = [str(folder)]
-    while waiting:
-        for here, folders, names in os.walk(waiting.pop(0)):
-            real = os.path.realpath(here)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            place = Path(here)
-            waiting += [str(place / name) for name in folders if (place / name).is_symlink()]
-            yield from (place / name for name in names)

@@ -23,7 +23,7 @@ from firstlight.training.refine import refine
 from firstlight.training.refine_config import build_refine_config
 from firstlight.vision.encoder_file import Encoder, load_encoder, save_encoder
 from firstlight.vision.images import ImageSet, open_images
-from firstlight.vision.refiner_config import head_specs
+from firstlight.vision.refiner_config import head_specs, head_widths
 from firstlight.vision.vit import ViT, ViTConfig
 from refining import VIT
 
@@ -225,7 +225,7 @@ def test_a_batch_too_large_leaves_no_folder(images, encoder, tmp_path):
 
 
 def test_recipes_are_the_table_of_the_paper():
-    """§3.3: epochs, batch, peak rate, heads, τ, local crops, frozen blocks."""
+    """§3.2 and §3.3: all that the table of the refinement stage and the text on the head stage say."""
     shapes = {
         "refine-l16": ViTConfig(image_size=(224, 224), patch_size=16, dim=1024, depth=24, heads=16),
         "refine-h14": ViTConfig(image_size=(224, 224), patch_size=14, dim=1280, depth=32, heads=16),
@@ -245,6 +245,19 @@ def test_recipes_are_the_table_of_the_paper():
             config.crops.sizes(shape)[1],
             config.refiner.freeze_blocks,
         )
+        # what the models share
+        training, heads, refiner = config.training, config.head_training, config.refiner
+        assert (training.weight_decay, refiner.head_weight_decay, refiner.layer_decay) == (0.05, 1e-5, 0.65)
+        assert (refiner.top_k, refiner.head_top_k, refiner.queue_size, refiner.ema) == (20, 1, 65536, 0.9999)
+        assert (training.warmup_epochs, heads.warmup_epochs, heads.epochs) == (4, 4, 20)
+        assert (training.end_lr, training.betas, config.crops.n_local) == (1e-6, (0.9, 0.95), 10)
+        assert (config.crops.scale, config.crops.local_scale, config.crops.blur) == (
+            (0.25, 1),
+            (0.05, 0.25),
+            True,
+        )
+        assert head_widths(refiner, shape.dim) == (2048, 4096, 256)
+        assert training.workers > 0  # ImageNet is not kept in memory
         automatic = config.crops.model_copy(update={"size": None, "local_size": None})
         assert automatic.sizes(shape) == config.crops.sizes(shape)
     assert table == {

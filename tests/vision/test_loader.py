@@ -118,6 +118,19 @@ def test_images_beyond_the_budget_are_not_kept():
         assert np.array_equal(kept.pixels[row].numpy().transpose(0, 2, 1), np.asarray(images.load(row)))
 
 
+@pytest.mark.parametrize(
+    ("device", "workers", "cache", "warned"),
+    [("cuda", 0, 0, True), ("cuda", 2, 0, False), ("cpu", 0, 0, False), ("cpu", 0, 2**30, False)],
+)
+def test_a_gpu_that_will_wait_for_images_is_told_of(device, workers, cache, warned):
+    told = []
+    ImageLoader(
+        image_set(5), CROPS, 4, 0, workers=workers, cache_bytes=cache, device=device,
+        emit=lambda name, **values: told.append(values["text"]),
+    )  # fmt: skip
+    assert ["training.workers" in text for text in told] == [True] * warned
+
+
 def test_large_images_are_kept_small():
     large = image_set(6, side=200)
     loader = ImageLoader(large, CROPS, 4, 0, cache_bytes=6 * 3 * 32 * 32)

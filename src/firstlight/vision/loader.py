@@ -97,7 +97,7 @@ class ImageLoader:
         workers: Processes that decode and augment where images are not kept in memory; 0: this one.
         cache_bytes: Most memory for decoded images; if they need more, none are kept.
         device: Where decoded images are kept and augmented.
-        emit: Told of every unusable image once, by id.
+        emit: Told of every unusable image once, by id; and if a GPU will wait for images.
 
     Attributes:
         steps: Steps in an epoch; a last partial batch is dropped.
@@ -133,6 +133,11 @@ class ImageLoader:
             rows = np.delete(rows, list(self.cache.unusable))
         self.rows: Rows = rows
         self.steps = len(rows) // batch_size
+        if self.cache is None and not workers and self.device.type == "cuda":
+            limit = f"decoded, the images take more than {cache_bytes >> 20:,} MB (training.cache_mb)"
+            emit(
+                "message", text=f"{limit}; the GPU waits for one process to decode them: see training.workers"
+            )
         own_slice(batch_size)  # refuses a batch that the ranks cannot share evenly
         if not self.steps:
             raise InputError(

@@ -118,6 +118,28 @@ def test_columns_as_others_write_them(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "cell",
+    [
+        {"bytes": 7, "path": "a.png"},
+        {"bytes": [1, 2], "path": "a.png"},
+        {"bytes": b"x", "path": 3},
+        {"bytes": "x"},
+    ],
+)
+def test_structs_that_hold_no_picture_are_no_image_column(tmp_path, cell):
+    path = table(tmp_path / "x.parquet", image=[cell, cell])
+    for options in ({}, {"image_column": "image"}):
+        with pytest.raises(InputError, match=r"cannot tell which column|neither bytes nor paths but Struct"):
+            open_images(path, **options)
+
+
+def test_structs_of_paths_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(picture(8)))
+    found = open_images(table(tmp_path / "x.parquet", image=[{"bytes": None, "path": "a.png"}]))
+    assert shades(found) == [8]
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"image_column": "no"}, "no image column 'no'(.|\n)*columns found: key, jpeg, label"),

@@ -166,11 +166,14 @@ def _schema(file: Path) -> dict[str, Any]:
 
 def _image_columns(schema: dict[str, Any]) -> list[str]:
     """Columns of bytes, or of ``{"bytes": …, "path": …}``."""
-    return [
-        name
-        for name, kind in schema.items()
-        if kind == pl.Binary or (isinstance(kind, pl.Struct) and any(f.name == "bytes" for f in kind.fields))
-    ]
+    return [name for name, kind in schema.items() if kind == pl.Binary or _is_picture(kind)]
+
+
+def _is_picture(kind: Any) -> bool:
+    """Whether a type is ``{"bytes": …, "path": …}``; either may be there for nothing, as a column of nulls."""
+    inside = {field.name: field.dtype for field in kind.fields} if isinstance(kind, pl.Struct) else {}
+    path = inside.get("path", pl.Null)
+    return inside.get("bytes") in (pl.Binary, pl.Null) and path in (pl.String, pl.Null)
 
 
 def _from_tables(

@@ -113,7 +113,10 @@ def test_log_says_what_moves_and_what_it_needs(images, encoder, tmp_path):
     assert any("the encoder stands still" in text for text in said)
     n = sum(parameter.numel() for parameter in load_encoder(encoder).vit.parameters())
     assert any(f"and the encoder ({n:,} of {n:,} parameters)" in text for text in said)
-    assert any("GB of memory" in text and "refiner.freeze_blocks" in text for text in said)
+    estimate = next(text for text in said if "GB of memory" in text)
+    assert "refiner.freeze_blocks" in estimate
+    assert "decoded images 3.6e-05" in estimate  # 30 of 20 × 20 px, three bytes each
+    assert "256" not in estimate  # nothing is known of a batch that is enough
     starts = [values for name, values in told if name == "encoder"]
     assert [values["what"] for values in starts] == [
         "refinement, head stage",

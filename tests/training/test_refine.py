@@ -199,6 +199,24 @@ def test_controls(images, encoder, tmp_path):
     assert distance["random"] > 3 * distance["standard"]
 
 
+@pytest.mark.parametrize("form", [{"class_token": False}, {"norm": "post"}, {"registers": 2}])
+def test_encoders_of_other_forms_are_refined(images, tmp_path, form):
+    """Like I-JEPA's, without class token, where the mean of the patches takes its place; like data2vec 2.0's."""
+    pooling = "class" if form.get("class_token", True) else "mean"
+    vit = ViT(VIT.model_copy(update=form), torch_stream(5, "encoder"))
+    save_encoder(tmp_path / "start", Encoder(vit, pooling=pooling))
+    result = run(images, tmp_path / "start", tmp_path / "out", "heads.epochs=1", "training.epochs=1")
+    assert [head["name"] for head in result["heads"]] == ["block2", "main"]
+    assert np.isfinite(result["last_epoch"]["loss"])
+    before, after = load_encoder(tmp_path / "start"), load_encoder(tmp_path / "out")
+    assert (after.vit.config, after.pooling) == (before.vit.config, pooling)
+    old, new = before.vit.state_dict(), after.vit.state_dict()
+    assert {name for name, value in old.items() if torch.equal(value, new[name])} == {"pos_embed"}
+    seen = after.features(after.prepare(images.load(0))[None])
+    assert seen.isfinite().all()
+    assert not torch.equal(seen, before.features(before.prepare(images.load(0))[None]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -204,6 +204,25 @@ def test_large_images_are_shrunk_until_they_just_cover(tmp_path):
         assert np.abs(np.asarray(sides.load(row, (60, 80))).astype(int) - plain).mean() < 4
 
 
+def test_sizes_are_told_by_the_heads_of_files():
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8))
+    values = []
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"):
+        for turn in (None, 3, 6, 8):
+            target, exif = io.BytesIO(), Image.Exif()
+            if turn is not None:
+                exif[0x0112] = turn
+            noise.save(target, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}))
+            values.append(target.getvalue())
+    images = ImageSet([str(row) for row in range(len(values))], "here", "hash", values)
+    for covers in (None, (40, 30), (500, 20), (7, 90)):
+        for row in range(len(values)):
+            assert images.size(row, covers) == images.load(row, covers).size[::-1]
+    with pytest.raises(UnusableImageError):
+        ImageSet(["a"], "here", "hash", [b"torn"]).size(0)
+
+
 def test_real_images(real_data):
     found = open_images(real_data("imagenette64"), split="train")
     assert len(found) == 9469

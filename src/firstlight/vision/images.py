@@ -20,7 +20,7 @@ from firstlight.data.formats import ReadOptions, detect_format, read_dataset
 from firstlight.data.formats.columns import COVER_NAMES, find_common
 from firstlight.data.formats.items import ITEM_TABLE, cover_column
 from firstlight.data.parquet import PLACES, column_pieces, row_groups
-from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes
+from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes, rgb_size
 from firstlight.vision.picture_store import PictureStore, store_pictures
 
 __all__ = ["ImageSet", "UnusableImageError", "open_images"]
@@ -79,18 +79,40 @@ class ImageSet:
         Raises:
             UnusableImageError: It cannot be read or decoded; the message says why.
         """
+        image = decode_rgb(self._content(row), at_least=_smallest(covers))
+        size = _shrunk(image.size, covers)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+    def size(self, row: int, covers: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width that :meth:`load` will give an image, by the head of its file; nearly always so.
+
+        Args:
+            row: Which.
+            covers: As for :meth:`load`.
+
+        Raises:
+            UnusableImageError: It cannot be read.
+        """
+        width, height = _shrunk(rgb_size(self._content(row), at_least=_smallest(covers)), covers)
+        return height, width
+
+    def _content(self, row: int) -> bytes:
         content = image_bytes(self.values[row], self.folder, listed=self.listed)
         if content is None:
             raise UnusableImageError("there is no picture")
-        if covers is None:
-            return decode_rgb(content)
-        side = max(covers)  # whichever way the picture is turned
-        image = decode_rgb(content, at_least=(side, side))
-        scale = max(covers[0] / image.height, covers[1] / image.width)
-        if scale >= 1:
-            return image
-        size = (math.ceil(image.width * scale), math.ceil(image.height * scale))
-        return image.resize(size, Image.Resampling.BICUBIC)
+        return content
+
+
+def _smallest(covers: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Width and height below which an image that is to cover a size need not be decoded, however it is turned."""
+    return None if covers is None else (max(covers), max(covers))
+
+
+def _shrunk(size: tuple[int, int], covers: tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height of an image of the given ones once it just covers a height and width; never larger."""
+    width, height = size
+    scale = 1.0 if covers is None else max(covers[0] / height, covers[1] / width)
+    return size if scale >= 1 else (math.ceil(width * scale), math.ceil(height * scale))
 
 
 def open_images(

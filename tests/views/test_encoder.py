@@ -297,6 +297,21 @@ def test_flipped_bytes_leave_frames_or_a_reason(container):
             assert all(image.mode == "RGB" for image in frames(torn.tobytes(), most=3))
 
 
+def test_an_encoder_that_makes_no_numbers_makes_no_rows(tools):
+    from firstlight.vision.clips import clip_row
+    from firstlight.vision.extract import _run_batch, extract_rows
+
+    encoder = Encoder(ViT(SHAPE, torch_stream(0, "vit")).eval())
+    with torch.no_grad():
+        encoder.vit.norm.bias[3] = torch.nan
+    with pytest.raises(UnusableImageError, match="not finite"):
+        clip_row(encoder, make_clip([RED]))
+    picture = Image.open(io.BytesIO(tools.png(seed=1))).convert("RGB")
+    batch = _run_batch(encoder, [encoder.prepare(picture)], None, torch.device("cpu"))
+    for row in (*extract_rows(encoder, [0], lambda _: picture), *batch):
+        assert isinstance(row, UnusableImageError)
+
+
 def test_clips_are_a_view_of_their_own(enc, tools, tmp_path):
     clips = [make_clip([RED]), make_clip([RED, GREEN]), make_clip([BLUE]), None, b"torn", make_clip([GREEN])]
     (tmp_path / "last.mp4").write_bytes(clips[0])

@@ -62,6 +62,19 @@ def test_json_is_one_object_and_people_get_the_drawing(capsys):
     assert capsys.readouterr().out == "drawn [bold]as it is[/bold]\n"
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_of_several_processes_one_answers(firstlight, monkeypatch, wrong):
+    words = ["data", "inspect", "nowhere", "--json"] if wrong else ["doctor", "--json"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = firstlight(*words)
+    assert first.value
+    monkeypatch.setenv("RANK", "1")
+    second = firstlight(*words)
+    assert (second.code, second.out) == (first.code, "")
+    assert second.err == first.err
+
+
 def test_tables_do_not_wrap_where_there_is_no_terminal(capsys):
     long = "x" * 120
     show(

@@ -58,7 +58,7 @@ def test_bad_input_is_told(firstlight, images, tmp_path, words, message):
     done = firstlight("pretrain", images, "--out", tmp_path / "enc", *QUICK, *words)
     assert done.code == 2
     assert message in done.err
-    assert not (tmp_path / "enc" / "result.json").exists()
+    assert not (tmp_path / "enc").exists()
 
 
 def test_nothing_to_learn_from(firstlight, tmp_path):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from drawn import draw_classes
 from firstlight.core.seeds import torch_stream
 from firstlight.vision.encoder_file import Encoder, save_encoder
 from firstlight.vision.vit import ViT, ViTConfig
+from plain_vit import random_state
 
 QUICK = [
     "--set",
@@ -32,6 +35,28 @@ def place(tmp_path_factory):
     for seed, name in enumerate(("before", "after", "again")):
         save_encoder(base / name, Encoder(ViT(config, torch_stream(seed % 2, "test"))))
     return base
+
+
+def test_licences_of_foreign_checkpoints_are_told(firstlight, place, tmp_path):
+    """By every command that reads one: ``embed``, ``pretrain``, ``refine`` and ``probe``."""
+    state = random_state(dim=64, size=8, rows=5, depth=2, ratio=1)
+    torch.save({"model": state | {"decoder_pred.bias": torch.ones(1)}}, tmp_path / "w.pth")
+    images, out = place / "images" / "val", ("--out", tmp_path / "out")
+    short = ["--set", "training.batch_size=8", "--threads", 1, "--epochs", 1]
+    for words in (
+        ("embed", images, "--encoder", tmp_path / "w.pth", *out),
+        ("pretrain", images, "--encoder", tmp_path / "w.pth", *out, *short, "--set", "mae.decoder_dim=16",
+         "--set", "mae.decoder_heads=2"),
+        ("refine", images, "--encoder", tmp_path / "w.pth", *out, *short, "--head-epochs", 1,
+         "--set", "training.batch_size=4", "--set", "refiner.widths=debug", "--set", "crops.n_local=1",
+         "--set", "refiner.heads=1"),
+        ("probe", tmp_path / "w.pth", place / "images", *QUICK, "--tasks", "knn"),
+    ):  # fmt: skip
+        done = firstlight(*words)
+        assert done.code == 0, done.err
+        assert "licence: published weights of MAE: CC BY-NC 4.0" in done.err, words[0]
+        assert "ImageNet's are taken" in done.err, words[0]
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def test_encoders_are_measured_side_by_side(firstlight, place, tmp_path):

@@ -321,6 +321,18 @@ def test_other_content_outside_is_other_input(tmp_path):
     assert set(states(steps, out).values()) == {"to do"}
 
 
+def test_files_behind_a_link_are_content_too(tmp_path):
+    from firstlight.pipeline.run import _content
+
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.png").write_bytes(b"one")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cat").symlink_to(tmp_path / "pool")
+    before = _content(tmp_path / "images")
+    (tmp_path / "pool" / "a.png").write_bytes(b"two")
+    assert _content(tmp_path / "images") != before
+
+
 def test_what_is_exported_knows_the_test_part_after_a_refit(tmp_path):
     tree = {**TINY, "export": {"run": "mhcr", "refit": True}, "recommend": {"k": 5}}
     steps = planned(tmp_path, tree, tmp_path / "out")

@@ -63,6 +63,7 @@ def test_the_encoder_follows_from_the_images(images):
 def test_bad_settings_are_named(images, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         pretrain(images, config(images, *changes), tmp_path / "enc")
+    assert not (tmp_path / "enc").exists()  # so that the run can be tried again as the hint says
 
 
 def test_recipes_are_told_apart(images):

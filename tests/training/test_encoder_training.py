@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from firstlight.training.encoder_config import EncoderTrainingConfig, build_pret
 from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.loop import Progress
-from firstlight.training.pretrain import pretrain
-from firstlight.vision.encoder_file import load_encoder
+from firstlight.training.pretrain import crops_of, pretrain
+from firstlight.vision.encoder_file import load_encoder, save_encoder
 from firstlight.vision.images import ImageSet, open_images
 from firstlight.vision.mae import MAE
 from firstlight.vision.objective import ParameterGroup
@@ -176,24 +177,28 @@ def test_killed_in_the_middle(images, whole, tmp_path):
 
 
 def test_two_ranks_equal_one_process(images, whole, tmp_path):
-    """Under the environment of torchrun: the same losses, and weights that moved the same way.
+    """Under the environment of torchrun: the same losses, weights that moved the same way, and one answer.
 
     The gradient of a key's bias is zero but for rounding, which AdamW blows up to full steps; those are left out.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
-    words = ["pretrain", images.source, "--out", str(tmp_path / "enc")]
+    words = ["pretrain", images.source, "--out", str(tmp_path / "enc"), "--json"]
     words += [word for change in TINY for word in ("--set", change)]
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "firstlight", *words],
             env=os.environ | address | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in ("0", "1")
     ]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    answers = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert json.loads(answers[0])["last_epoch"]["epoch"] == 3
+    assert answers[1] == ""
     for one, two in zip(metrics(whole[0]), metrics(tmp_path / "enc"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
     alone, together = (
@@ -332,3 +337,20 @@ def test_going_on_from_an_encoder(images, whole, tmp_path):
     assert metrics(tmp_path / "more")[0]["loss"] < metrics(whole[0])[0]["loss"]  # the decoder came along
     with pytest.raises(InputError, match="another shape"):
         pretrain(images, config(images, "encoder.dim=32"), tmp_path / "no", start=whole[0])
+    assert not (tmp_path / "no").exists()
+
+
+def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):
+    """Licence, pixel statistics, pooling and crop belong to the weights, wherever they are trained next."""
+    known = load_encoder(whole[0])
+    known = replace(
+        known, licence="CC BY-NC 4.0", mean=(0.5,) * 3, std=(0.25,) * 3, pooling="mean", crop=0.875
+    )
+    save_encoder(tmp_path / "known", known)
+    short = config(images, "training.epochs=1")
+    assert (crops_of(short, known).mean, crops_of(short, known).std) == (known.mean, known.std)
+    pretrain(images, short, tmp_path / "more", start=tmp_path / "known")
+    more = load_encoder(tmp_path / "more")
+    for name in ("licence", "mean", "std", "pooling", "crop"):
+        assert getattr(more, name) == getattr(known, name), name
+    assert len(more.history) == 2

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from firstlight.training.refine import refine
 from firstlight.training.refine_config import build_refine_config
 from firstlight.vision.encoder_file import Encoder, load_encoder, save_encoder
 from firstlight.vision.images import ImageSet, open_images
-from firstlight.vision.refiner_config import head_specs
+from firstlight.vision.refiner_config import head_specs, head_widths
 from firstlight.vision.vit import ViT, ViTConfig
 from refining import VIT
 
@@ -112,7 +113,10 @@ def test_log_says_what_moves_and_what_it_needs(images, encoder, tmp_path):
     assert any("the encoder stands still" in text for text in said)
     n = sum(parameter.numel() for parameter in load_encoder(encoder).vit.parameters())
     assert any(f"and the encoder ({n:,} of {n:,} parameters)" in text for text in said)
-    assert any("GB of memory" in text and "refiner.freeze_blocks" in text for text in said)
+    estimate = next(text for text in said if "GB of memory" in text)
+    assert "refiner.freeze_blocks" in estimate
+    assert "decoded images 3.6e-05" in estimate  # 30 of 20 × 20 px, three bytes each
+    assert "256" not in estimate  # nothing is known of a batch that is enough
     starts = [values for name, values in told if name == "encoder"]
     assert [values["what"] for values in starts] == [
         "refinement, head stage",
@@ -195,6 +199,24 @@ def test_controls(images, encoder, tmp_path):
     assert distance["random"] > 3 * distance["standard"]
 
 
+@pytest.mark.parametrize("form", [{"class_token": False}, {"norm": "post"}, {"registers": 2}])
+def test_encoders_of_other_forms_are_refined(images, tmp_path, form):
+    """Like I-JEPA's, without class token, where the mean of the patches takes its place; like data2vec 2.0's."""
+    pooling = "class" if form.get("class_token", True) else "mean"
+    vit = ViT(VIT.model_copy(update=form), torch_stream(5, "encoder"))
+    save_encoder(tmp_path / "start", Encoder(vit, pooling=pooling))
+    result = run(images, tmp_path / "start", tmp_path / "out", "heads.epochs=1", "training.epochs=1")
+    assert [head["name"] for head in result["heads"]] == ["block2", "main"]
+    assert np.isfinite(result["last_epoch"]["loss"])
+    before, after = load_encoder(tmp_path / "start"), load_encoder(tmp_path / "out")
+    assert (after.vit.config, after.pooling) == (before.vit.config, pooling)
+    old, new = before.vit.state_dict(), after.vit.state_dict()
+    assert {name for name, value in old.items() if torch.equal(value, new[name])} == {"pos_embed"}
+    seen = after.features(after.prepare(images.load(0))[None])
+    assert seen.isfinite().all()
+    assert not torch.equal(seen, before.features(before.prepare(images.load(0))[None]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -215,8 +237,16 @@ def test_settings_that_do_not_fit(images, encoder, tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_batch_too_large_leaves_no_folder(images, encoder, tmp_path):
+    """What only the decoded images show is refused as early: the hint can be followed in the same place."""
+    few = replace(images, values=[b"torn"] * 24 + list(images.values[24:]))
+    with pytest.raises(InputError, match=r"6 usable images(.|\n)*training\.batch_size=4"):
+        run(few, encoder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_recipes_are_the_table_of_the_paper():
-    """§3.3: epochs, batch, peak rate, heads, τ, local crops, frozen blocks."""
+    """§3.2 and §3.3: all that the table of the refinement stage and the text on the head stage say."""
     shapes = {
         "refine-l16": ViTConfig(image_size=(224, 224), patch_size=16, dim=1024, depth=24, heads=16),
         "refine-h14": ViTConfig(image_size=(224, 224), patch_size=14, dim=1280, depth=32, heads=16),
@@ -236,6 +266,19 @@ def test_recipes_are_the_table_of_the_paper():
             config.crops.sizes(shape)[1],
             config.refiner.freeze_blocks,
         )
+        # what the models share
+        training, heads, refiner = config.training, config.head_training, config.refiner
+        assert (training.weight_decay, refiner.head_weight_decay, refiner.layer_decay) == (0.05, 1e-5, 0.65)
+        assert (refiner.top_k, refiner.head_top_k, refiner.queue_size, refiner.ema) == (20, 1, 65536, 0.9999)
+        assert (training.warmup_epochs, heads.warmup_epochs, heads.epochs) == (4, 4, 20)
+        assert (training.end_lr, training.betas, config.crops.n_local) == (1e-6, (0.9, 0.95), 10)
+        assert (config.crops.scale, config.crops.local_scale, config.crops.blur) == (
+            (0.25, 1),
+            (0.05, 0.25),
+            True,
+        )
+        assert head_widths(refiner, shape.dim) == (2048, 4096, 256)
+        assert training.workers > 0  # ImageNet is not kept in memory
         automatic = config.crops.model_copy(update={"size": None, "local_size": None})
         assert automatic.sizes(shape) == config.crops.sizes(shape)
     assert table == {

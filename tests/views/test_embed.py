@@ -1,8 +1,11 @@
 """Images to a feature of a dataset folder: the right rows in the right places, also after an interruption."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from firstlight.core.errors import InputError
@@ -141,6 +144,18 @@ def test_done_twice_and_done_otherwise(pictures, tmp_path):
     for encoder, tokens in ((make_encoder(seed=1), None), (make_encoder(), "mean")):
         with pytest.raises(InputError, match="another encoder"):
             embed(images, encoder, tmp_path / "out", tokens=tokens)
+
+
+def test_a_row_that_is_not_finite_is_no_row(pictures, tmp_path):
+    encoder = make_encoder()
+    with torch.no_grad():
+        encoder.vit.norm.bias.fill_(math.nan)
+    result = embed(open_images(pictures), encoder, tmp_path / "out")
+    assert len(result["unusable"]) == 11
+    assert "not finite" in result["unusable"]["i00.png"]
+    matrix = read_dataset_folder(tmp_path / "out").catalogue.features["encoder"]
+    assert not matrix.present.any()
+    assert np.isfinite(matrix.values).all()
 
 
 def test_what_is_refused(pictures, dataset, tmp_path):

@@ -1,6 +1,8 @@
 """Covers and clips through a vision transformer, as views like the others."""
 
+import contextlib
 import io
+import struct
 import subprocess
 import sys
 
@@ -238,6 +240,76 @@ def test_clips_that_are_none(tmp_path):
     for wrong in (b"", b"hello", content[:60], playlist.encode(), joined.encode(), bytes(1000)):
         with pytest.raises(UnusableImageError):
             list(frames(wrong))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [((0, 1, -1, 0), (1, 0)), ((0, -1, 1, 0), (0, 1)), ((-1, 0, 0, -1), (1, 1)), ((1, 0, 0, 1), (0, 0))],
+)
+def test_clips_of_telephones_stand_upright(matrix, corner):
+    """A point (x, y) is shown at (ax + cy, bx + dy), y downwards; ``corner`` is where the first pixel then lies."""
+    from firstlight.vision.clips import frames
+
+    def packed(a, b, c, d):
+        return b"".join(struct.pack(">i", n << 16) for n in (a, b, 0, c, d, 0, 0, 0)) + struct.pack(
+            ">i", 1 << 30
+        )
+
+    av = pytest.importorskip("av")
+    target = io.BytesIO()
+    with av.open(target, "w", format="mp4") as clip:
+        stream = clip.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 32, "yuv420p", 4_000_000
+        pixels = np.zeros((32, 64, 3), np.uint8)
+        pixels[:16, :32] = 255
+        clip.mux([*stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")), *stream.encode()])
+    content = target.getvalue()
+    track = content.index(b"tkhd")
+    content = content[:track] + content[track:].replace(packed(1, 0, 0, 1), packed(*matrix), 1)
+    shown = next(iter(frames(content)))
+    assert shown.size == ((32, 64) if matrix[0] == 0 else (64, 32))
+    x, y = (8 + at * (side - 16) for at, side in zip(corner, shown.size, strict=True))
+    assert min(shown.getpixel((x, y))) > 200
+    assert max(shown.getpixel((shown.width - 1 - x, shown.height - 1 - y))) < 50
+
+
+def test_a_clip_of_an_unknown_codec_is_one_unusable_clip(enc):
+    clips = [make_clip([colour], container="avi") for colour in (RED, GREEN, BLUE)]
+    clips.append(clips[0].replace(b"FMP4", b"QQQQ"))
+    catalogue = Catalogue(pl.DataFrame({"clip": clips}))
+    settings = ViewsConfig.model_validate({"use": ["clip"], "clip": {"path": str(enc)}})
+    fitted = ViewSet.fit(settings, catalogue, np.ones(4, np.bool_))
+    assert fitted.transform(catalogue)["clip"].present.tolist() == [True, True, True, False]
+    assert "its codec is not known here" in fitted.problems[0]
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4"])
+def test_flipped_bytes_leave_frames_or_a_reason(container):
+    """Whatever a torn upload holds, nothing but the one error comes of it."""
+    from firstlight.vision.clips import frames
+
+    content = make_clip([RED, GREEN], container=container, rate=2)
+    rng = np.random.default_rng(0)
+    for flips in (1, 2, 4, 16) * 60:
+        torn = np.frombuffer(content, np.uint8).copy()
+        torn[rng.integers(len(torn), size=flips)] = rng.integers(256, size=flips)
+        with contextlib.suppress(UnusableImageError):
+            assert all(image.mode == "RGB" for image in frames(torn.tobytes(), most=3))
+
+
+def test_an_encoder_that_makes_no_numbers_makes_no_rows(tools):
+    from firstlight.vision.clips import clip_row
+    from firstlight.vision.extract import _run_batch, extract_rows
+
+    encoder = Encoder(ViT(SHAPE, torch_stream(0, "vit")).eval())
+    with torch.no_grad():
+        encoder.vit.norm.bias[3] = torch.nan
+    with pytest.raises(UnusableImageError, match="not finite"):
+        clip_row(encoder, make_clip([RED]))
+    picture = Image.open(io.BytesIO(tools.png(seed=1))).convert("RGB")
+    batch = _run_batch(encoder, [encoder.prepare(picture)], None, torch.device("cpu"))
+    for row in (*extract_rows(encoder, [0], lambda _: picture), *batch):
+        assert isinstance(row, UnusableImageError)
 
 
 def test_clips_are_a_view_of_their_own(enc, tools, tmp_path):

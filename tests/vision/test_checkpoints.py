@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import math
 import os
 import pickle
+import re
 import sys
 import types
 import zipfile
@@ -16,7 +18,8 @@ from safetensors.torch import save_file
 
 from firstlight.core.errors import InputError
 from firstlight.vision.checkpoints import read_foreign
-from firstlight.vision.encoder_file import load_encoder, save_encoder
+from firstlight.vision.checkpoints.layouts import LIKE_MAE
+from firstlight.vision.encoder_file import foreign_notes, load_encoder, save_encoder
 from firstlight.vision.positions import sincos_positions
 from plain_vit import plain_vit, random_state
 
@@ -193,6 +196,11 @@ def timm_learned():
     return state | {"head.weight": torch.ones(10, 16), "head.bias": torch.ones(10)}, state, {}
 
 
+def like_deit():
+    state = random_state()
+    return {"model": state | {"head.weight": torch.ones(10, 16)}}, state, {}
+
+
 def timm_registers():
     state = random_state(rows=9, registers=3, scale=True)
     return state, state, {}
@@ -307,7 +315,8 @@ def test_every_layout(layout, tmp_path):
     [
         (mae, "MAE"), (crossmae, "CrossMAE"), (data2vec_pretrained, "data2vec 2.0"), (refined_pre, "MIM-Refiner"),
         (ijepa, "I-JEPA"), (ibot, "iBOT or DINO"), (mugs, "Mugs"), (layer_grafting, "Layer-grafting"),
-        (timm_learned, "timm"), (vit_of_hugging_face, "Hugging Face"),
+        (timm_learned, "timm"), (vit_of_hugging_face, "Hugging Face"), (mae_encoder_only, "MAE"), (mae_ws, "timm"),
+        (dbot, LIKE_MAE), (like_deit, LIKE_MAE), (dinov2, "iBOT or DINO"),
     ],
 )  # fmt: skip
 def test_the_report(layout, source, tmp_path):
@@ -321,6 +330,38 @@ def test_the_report(layout, source, tmp_path):
     inner = next((content[key] for key in ("state_dict", "model", "teacher") if key in content), content)
     dropped = [name for name in inner if "decoder" in name or "mask_token" in name or "_ema" in name]
     assert set(dropped) <= set(report.dropped)
+
+
+@pytest.mark.parametrize(
+    ("layout", "licence"),
+    [
+        (mae, "weights of MAE: CC BY-NC 4.0"), (crossmae, "CrossMAE: CC BY-NC 4.0"), (ijepa, "I-JEPA: CC BY-NC 4.0"),
+        (data2vec_pretrained, "MIT"), (ibot, "Apache 2.0"), (dinov2, "Apache 2.0"), (mugs, "Mugs: Apache 2.0"),
+        (refined_pre, "not known.*CC BY-NC 4.0"), (like_deit, "not known.*MAE.*CC BY-NC 4.0"), (dbot, "not known"),
+        (timm_learned, None), (vit_of_hugging_face, None),
+    ],
+)  # fmt: skip
+def test_licences_go_with_the_source(layout, licence, tmp_path):
+    torch.save(layout()[0], tmp_path / "w.pth")
+    encoder = load_encoder(tmp_path / "w.pth", heads=2)
+    if licence is None:
+        assert encoder.licence is None
+        return
+    assert re.search(licence, encoder.licence)
+    assert foreign_notes(encoder)[-1] == f"licence: {encoder.licence}"
+    save_encoder(tmp_path / "enc", encoder)
+    assert load_encoder(tmp_path / "enc").licence == encoder.licence
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
+def test_mae_ws_is_told_by_its_shape(wrapper, tmp_path):
+    with torch.device("meta"):
+        shapes = random_state(dim=2560, depth=1, ratio=1, size=14)
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in shapes.items()}
+    torch.save(state if wrapper is None else {wrapper: state}, tmp_path / "w.pth")
+    encoder, report = read_foreign(tmp_path / "w.pth")
+    assert report.source == "MAE-WS"
+    assert "CC BY-NC 4.0" in encoder.licence
 
 
 def test_pooling_goes_with_the_source(tmp_path):
@@ -377,6 +418,41 @@ def test_the_class_tokens_position_is_folded_into_the_token(tmp_path):
         (lambda s: s | {"blocks.0.mlp.fc2.weight": torch.ones(16, 32)}, "SwiGLU"),
         (lambda s: s | {"patch_embed.proj.weight": torch.ones(16, 3, 4, 2)}, "square"),
         (lambda s: s | {"backbone.patch_embed.proj.weight": torch.ones(1)}, "two weights"),
+        (lambda s: s | {"reg_token": torch.ones(16)}, r"reg_token has the shape \(16,\)"),
+        (lambda s: s | {"cls_token": torch.ones(1, 1, 8)}, "cls_token .* does not fit a width of 16"),
+        (lambda s: s | {"pos_embed": torch.ones(1, 10, 8)}, "pos_embed .* does not fit a width of 16"),
+        (lambda s: s | {"pos_embed": torch.ones(1, 0, 16)}, "pos_embed is empty"),
+        (
+            lambda s: s | {"patch_embed.proj.weight": torch.ones(16, 3, 0, 0)},
+            "patch_embed.proj.weight is empty",
+        ),
+        (
+            lambda s: s | {"patch_embed.proj.weight": torch.ones(0, 3, 4, 4)},
+            "patch_embed.proj.weight is empty",
+        ),
+        (
+            lambda s: (
+                s | {f"blocks.0.mlp.fc{n}.weight": torch.ones(((0, 16), (16, 0))[n - 1]) for n in (1, 2)}
+            ),
+            "fc1.weight is empty",
+        ),
+        (
+            lambda s: s | {"norm.weight": torch.quantize_per_tensor(torch.ones(16), 0.1, 0, torch.qint8)},
+            "norm.weight holds quantised",
+        ),
+        (lambda s: s | {"norm.weight": torch.ones(16, dtype=torch.complex64)}, "norm.weight holds complex"),
+        (
+            lambda s: s | {"norm.weight": torch.ones(16).to_sparse()},
+            "norm.weight holds quantised or sparse|read",
+        ),
+        (
+            lambda s: s | {"norm.bias": torch.full((16,), math.nan)},
+            "norm.bias holds numbers that are not finite",
+        ),
+        (
+            lambda s: s | {"norm.bias": torch.full((16,), 1e39, dtype=torch.float64)},
+            "norm.bias holds numbers that are not finite",
+        ),
     ],
 )
 def test_what_does_not_fit_is_listed(change, problem, tmp_path):
@@ -466,6 +542,47 @@ def test_a_folder_of_timm_with_oblong_images(tmp_path):
     encoder = load_encoder(tmp_path, heads=2)
     assert encoder.vit.config.image_size == (8, 20)
     assert (encoder.mean, encoder.crop, encoder.licence) == ((0.5, 0.4, 0.3), 0.9, "mit")
+
+
+@pytest.mark.parametrize(
+    ("file", "about", "problem"),
+    [
+        ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_mean": [None, 0.5, 0.5]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, 0.0, 0.25]}, "images' std cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, -1, 0.25]}, "images' std cannot be"),
+        ("preprocessor_config.json", {"image_mean": [math.nan, 0, 0]}, "images' mean cannot be"),
+        ("preprocessor_config.json", {"image_std": [0.25, math.inf, 1]}, "images' std cannot be"),
+        ("config.json", {"layer_norm_eps": -1e-6}, "norm_eps: it should be greater than 0"),
+        ("config.json", {"layer_norm_eps": math.nan}, "norm_eps"),
+    ],
+)
+def test_settings_beside_the_weights_that_cannot_be(file, about, problem, tmp_path):
+    save_file(random_state(), tmp_path / "model.safetensors")
+    (tmp_path / file).write_text(json.dumps(about))
+    with pytest.raises(InputError, match=problem):
+        load_encoder(tmp_path, heads=2)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_torn_files_are_refused_however_they_are_torn(new_format, tmp_path):
+    """Cut off, or with bytes flipped anywhere: the one error, or weights (of flips in their numbers)."""
+    path = tmp_path / "w.pth"
+    torch.save({"model": random_state(depth=1)}, path, _use_new_zipfile_serialization=new_format)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    told = set()
+    for turn in range(150):
+        torn = np.frombuffer(content, np.uint8).copy()
+        places = rng.integers(len(torn), size=turn % 4 * 4)
+        if turn % 3:  # names and numbers of the archive stand at its ends
+            places = np.where(places % 2, places % 600, len(torn) - 1 - places % 1500)
+        torn[places] = rng.integers(256, size=len(places))
+        path.write_bytes(torn[: len(torn) if turn % 4 else int(rng.integers(len(torn)))].tobytes())
+        try:
+            load_encoder(path, heads=2)
+        except InputError as error:
+            told.add(str(error))
+    assert len(told) > 3
 
 
 def test_folders_without_an_encoder(tmp_path):

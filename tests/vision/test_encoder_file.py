@@ -1,6 +1,7 @@
 """The ENC folder, and how images come to an encoder."""
 
 import json
+import math
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
-from firstlight.vision.encoder_file import Encoder, load_encoder, resized, save_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder, resized, save_encoder
 from firstlight.vision.vit import ViT, ViTConfig, pool
 
 CONFIG = ViTConfig(image_size=(16, 8), patch_size=4, dim=16, depth=2, heads=2)
@@ -76,7 +77,11 @@ def edit(folder, change):
         lambda folder: edit(folder, lambda about: about.pop("mean")),
         lambda folder: edit(folder, lambda about: about.update(std=[0, 1, 1])),
         lambda folder: edit(folder, lambda about: about.update(mean=[0, 1])),
+        lambda folder: edit(folder, lambda about: about.update(mean=[math.nan, 0, 0])),
+        lambda folder: edit(folder, lambda about: about.update(std=[math.inf, 1, 1])),
         lambda folder: edit(folder, lambda about: about.update(pooling="max")),
+        lambda folder: edit(folder, lambda about: about.update(history={"read": "x"})),
+        lambda folder: edit(folder, lambda about: about.update(history=["read"])),
         lambda folder: edit(folder, lambda about: about["config"].update(depth=3)),
         lambda folder: edit(folder, lambda about: about["config"].update(dim=8)),
         lambda folder: edit(folder, lambda about: about["config"].update(colour="red")),
@@ -100,6 +105,15 @@ def test_changed_weights_are_noticed(tmp_path):
         load_encoder(tmp_path)
     with pytest.raises(InputError, match="no such"):
         load_encoder(tmp_path / "nothing")
+
+
+def test_a_history_without_notes_has_none_to_tell(tmp_path):
+    encoder = make()
+    for entry in ({"read": "w.pth"}, {"read": "w.pth", "notes": 5}, {"step": "pretrain"}):
+        encoder.history = [entry]
+        assert foreign_notes(encoder) == []
+    encoder.history, encoder.licence = [{"read": "w.pth", "notes": ["assumed"]}], "MIT"
+    assert foreign_notes(encoder) == ["assumed", "licence: MIT"]
 
 
 def test_prepared_images():
@@ -158,6 +172,9 @@ def test_features():
         Encoder(bare.vit)
     with pytest.raises(InputError, match="channels"):
         make(channels=1)
+    for wrong in ({"std": (0.2, 0.0, 0.2)}, {"std": (0.2, -1.0, 0.2)}, {"mean": (math.nan, 0.0, 0.0)}):
+        with pytest.raises(InputError, match="cannot be normalised"):
+            Encoder(encoder.vit, **wrong)
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])

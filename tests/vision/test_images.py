@@ -49,6 +49,37 @@ def test_a_folder_of_files_with_classes_and_without(tmp_path):
         open_images(tmp_path / "classes", split="test")
 
 
+def test_links_in_a_folder_are_followed(tmp_path):
+    """To files and to class folders outside; in a ring they end, and what is there already keeps its name."""
+    for name, shade in (("pool/a.png", 10), ("pool/b.png", 20), ("cats/c.png", 30), ("set/dog/d.png", 40)):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encode(picture(shade)))
+    home = tmp_path / "set"
+    (home / "fox").mkdir()
+    (home / "fox" / "x.png").symlink_to(tmp_path / "pool" / "a.png")
+    (home / "fox" / "gone.png").symlink_to(tmp_path / "pool" / "nothing.png")
+    (home / "cat").symlink_to(tmp_path / "cats")
+    (home / "alias").symlink_to(home / "dog")
+    (home / "dog" / "up").symlink_to(home)
+    (tmp_path / "cats" / "ring").symlink_to(tmp_path / "cats")
+    found = open_images(home)
+    assert found.ids == ["cat/c.png", "dog/d.png", "fox/x.png"]
+    assert found.classes == ["cat", "dog", "fox"]
+    assert shades(found) == [30, 40, 10]
+    assert pickle.loads(pickle.dumps(found)).load(2).size == (10, 8)
+    assert open_images(home, split="cat").ids == ["c.png"]
+
+
+def test_links_named_by_a_table_are_not_followed(tmp_path):
+    (tmp_path / "secret.png").write_bytes(encode(picture(1)))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "link.png").symlink_to(tmp_path / "secret.png")
+    found = open_images(table(tmp_path / "home" / "x.parquet", image=["link.png"]), image_column="image")
+    with pytest.raises(UnusableImageError, match="leads out of the folder"):
+        found.load(0)
+
+
 def table(path, **columns):
     pl.DataFrame(columns).write_parquet(path)
     return path
@@ -84,6 +115,28 @@ def test_columns_as_others_write_them(tmp_path):
     with pytest.raises(InputError, match=r"left, right, word(.|\n)*--image-column"):
         open_images(both)
     assert shades(open_images(both, image_column="right", id_column="word")) == [9]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"bytes": 7, "path": "a.png"},
+        {"bytes": [1, 2], "path": "a.png"},
+        {"bytes": b"x", "path": 3},
+        {"bytes": "x"},
+    ],
+)
+def test_structs_that_hold_no_picture_are_no_image_column(tmp_path, cell):
+    path = table(tmp_path / "x.parquet", image=[cell, cell])
+    for options in ({}, {"image_column": "image"}):
+        with pytest.raises(InputError, match=r"cannot tell which column|neither bytes nor paths but Struct"):
+            open_images(path, **options)
+
+
+def test_structs_of_paths_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(picture(8)))
+    found = open_images(table(tmp_path / "x.parquet", image=[{"bytes": None, "path": "a.png"}]))
+    assert shades(found) == [8]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +202,25 @@ def test_large_images_are_shrunk_until_they_just_cover(tmp_path):
         assert sides.load(row, (700, 10)).size == (400, 600)  # never made larger
         plain = np.asarray(smooth.resize((80, 120), 3)).astype(int)
         assert np.abs(np.asarray(sides.load(row, (60, 80))).astype(int) - plain).mean() < 4
+
+
+def test_sizes_are_told_by_the_heads_of_files():
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (200, 300, 3), dtype=np.uint8))
+    values = []
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"):
+        for turn in (None, 3, 6, 8):
+            target, exif = io.BytesIO(), Image.Exif()
+            if turn is not None:
+                exif[0x0112] = turn
+            noise.save(target, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}))
+            values.append(target.getvalue())
+    images = ImageSet([str(row) for row in range(len(values))], "here", "hash", values)
+    for covers in (None, (40, 30), (500, 20), (7, 90)):
+        for row in range(len(values)):
+            assert images.size(row, covers) == images.load(row, covers).size[::-1]
+    with pytest.raises(UnusableImageError):
+        ImageSet(["a"], "here", "hash", [b"torn"]).size(0)
 
 
 def test_real_images(real_data):

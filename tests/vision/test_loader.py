@@ -1,6 +1,7 @@
 """Batches: the same whatever the workers, the start, the ranks; bad images are named and replaced."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -116,6 +117,48 @@ def test_images_beyond_the_budget_are_not_kept():
     kept = decode_all(images, exact)
     for row in range(5):
         assert np.array_equal(kept.pixels[row].numpy().transpose(0, 2, 1), np.asarray(images.load(row)))
+
+
+def test_images_are_decoded_into_the_memory_that_they_keep():
+    """Of growing sizes, the worst case: no canvas is made and thrown away. (In Python's count; Pillow's is its own.)"""
+    values = []
+    for side in range(8, 128, 2):
+        target = io.BytesIO()
+        Image.new("RGB", (side, side), (side, 0, 9)).save(target, "PNG")
+        values.append(target.getvalue())
+    images = ImageSet([str(row) for row in range(60)], "here", "hash", values)
+    tracemalloc.start()
+    try:
+        kept = decode_all(images, 2**30)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept.pixels.shape == (60, 126, 3, 126)
+    assert peak < 1.2 * kept.pixels.nbytes
+    assert [int(kept.pixels[row, 0, 0, 0]) for row in (0, 59)] == [8, 126]
+
+
+def test_a_head_that_tells_another_size_is_no_harm(monkeypatch):
+    images = image_set(5)
+    kept = decode_all(images, 2**20)
+    monkeypatch.setattr(ImageSet, "size", lambda self, row, covers=None: (3, 20))
+    again = decode_all(images, 2**20)
+    assert again.pixels.shape == (5, 14, 3, 20)
+    assert torch.equal(again.pixels[:, :14, :, :14], kept.pixels)
+    assert torch.equal(again.sizes, kept.sizes)
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "cache", "warned"),
+    [("cuda", 0, 0, True), ("cuda", 2, 0, False), ("cpu", 0, 0, False), ("cpu", 0, 2**30, False)],
+)
+def test_a_gpu_that_will_wait_for_images_is_told_of(device, workers, cache, warned):
+    told = []
+    ImageLoader(
+        image_set(5), CROPS, 4, 0, workers=workers, cache_bytes=cache, device=device,
+        emit=lambda name, **values: told.append(values["text"]),
+    )  # fmt: skip
+    assert ["training.workers" in text for text in told] == [True] * warned
 
 
 def test_large_images_are_kept_small():

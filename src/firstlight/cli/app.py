@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,15 +80,29 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0 success, 1 failure, 2 bad input, 130 interrupted.
     """
-    try:
-        code = typer.main.get_command(app).main(
-            args=list(arguments), prog_name="firstlight", standalone_mode=False
-        )
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else OK
-    except BaseException as error:
-        return report(error, as_json="--json" in arguments)
-    return code if isinstance(code, int) else OK
+    with _one_answer():
+        try:
+            code = typer.main.get_command(app).main(
+                args=list(arguments), prog_name="firstlight", standalone_mode=False
+            )
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else OK
+        except BaseException as error:
+            return report(error, as_json="--json" in arguments)
+        return code if isinstance(code, int) else OK
+
+
+@contextlib.contextmanager
+def _one_answer() -> Iterator[None]:
+    """Of the processes that ``torchrun`` starts only the first one writes on standard output: one JSON object in all.
+
+    By the environment, since the group is gone when a command says what came out.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def call(arguments: Sequence[str]) -> dict[str, Any]:

@@ -136,6 +136,26 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         yield
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All that is no folder below a folder, links to folders followed; a folder that two ways lead to is met once.
+
+    Links wait until the folders proper are done: those keep their own names, and links in a ring end.
+    """
+    seen: set[str] = set()
+    waiting = [str(folder)]
+    while waiting:
+        for here, folders, names in os.walk(waiting.pop(0)):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            place = Path(here)
+            waiting += [str(place / name) for name in folders if (place / name).is_symlink()]
+            yield from (place / name for name in names)
+
+
 def write_text(target: Path | str, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(target) as temporary:

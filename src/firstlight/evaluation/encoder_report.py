@@ -15,7 +15,7 @@ from firstlight.evaluation.encoder_config import ProbeConfig
 from firstlight.evaluation.encoder_data import open_labelled
 from firstlight.evaluation.encoder_probe import RANDOM, TASKS, probe_encoders, random_control
 from firstlight.evaluation.encoder_summary import summarise
-from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
 
 
 def probe(
@@ -57,6 +57,9 @@ def probe(
     if not tasks:
         raise InputError("there is nothing to measure", hint=f"tasks: {', '.join(TASKS)}")
     loaded = load_encoders(encoders, config.seed if control else None)
+    for label, encoder in loaded.items():
+        for note in foreign_notes(encoder):
+            emit("message", text=f"{label}: {note}")
     labelled = open_labelled(
         images,
         split,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import firstlight
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import alone, read_json, write_json
+from firstlight.core.files import alone, files_below, read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.core.outputs import check_folder
 from firstlight.data.cut import KNOWN, NEW
@@ -280,7 +280,7 @@ def _content(path: Path) -> str:
     if path.is_file():
         return hash_file(path)
     left_out = {"checkpoint", "evaluation"}  # of a run: how it came about, and what was measured of it since
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not left_out & {*file.parts})
+    files = sorted(file for file in files_below(path) if file.is_file() and not left_out & {*file.parts})
     return hash_strings(text for file in files for text in (str(file.relative_to(path)), hash_file(file)))
 
 

@@ -33,6 +33,8 @@ _NOT_DECISIVE = ("threads", "workers", "device", "checkpoint_every", "checkpoint
 class EncoderRun:
     """One folder, one config, one or more phases in a fixed order.
 
+    Nothing is written before :meth:`held`: what is refused until then leaves no folder behind.
+
     Args:
         out: The ENC folder; must be empty or absent unless ``resume``.
         command: What makes the run, for the result and the encoder's history.
@@ -65,6 +67,7 @@ class EncoderRun:
         self.carried: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
+        self._fresh = False
         self._resumed = self._open(resume)
 
     def _open(self, resume: bool) -> Checkpoint[EncoderProgress] | None:
@@ -79,7 +82,7 @@ class EncoderRun:
                     path=out,
                     hint="choose another --out, or continue it with --resume",
                 )
-            self._begin()
+            self._fresh = True
             return None
         # the first one may be about to write it
         if rank() == 0 and filled and not (out / "config.yaml").exists():
@@ -92,7 +95,7 @@ class EncoderRun:
                 raise self._other()
             return None
         if not state.exists():
-            self._begin()
+            self._fresh = True
             return None
         checkpoint = load_checkpoint(state, EncoderProgress)
         if checkpoint.run_hash != self.hash:
@@ -102,22 +105,22 @@ class EncoderRun:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the only one who fills the folder, as rank 0 is for all ranks.
+        """Be the only one who fills the folder, as rank 0 is for all ranks; a new run is begun in it.
 
         Raises:
-            InputError: Another process does.
+            InputError: Another process does, or it cannot be written.
         """
         if rank() != 0:
             yield
             return
+        if self._fresh:
+            self._begin()
         with alone(self.out, "training"):
             for torn in self.out.rglob(".*.partial*"):  # a killed process left its unfinished file
                 torn.unlink(missing_ok=True)
             yield
 
     def _begin(self) -> None:
-        if rank() != 0:
-            return
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.out / "config.yaml", config_yaml(self.config))

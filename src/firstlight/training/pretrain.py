@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import CropConfig
-from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.pretraining import PretrainObjective
@@ -62,9 +63,11 @@ def pretrain(
         run = EncoderRun(out, "pretrain", config, images, inputs=inputs, resume=resume, emit=emit)
         if run.result is not None:
             return run.result
+        for note in [] if known is None else foreign_notes(known):
+            emit("message", text=note)
         loader = ImageLoader(
             images,
-            crops_of(config),
+            crops_of(config, known),
             training.batch_size,
             training.seed,
             workers=training.workers,
@@ -79,14 +82,14 @@ def pretrain(
         earlier = [] if known is None else known.history
 
         def encoder() -> Encoder:
-            crops = loader.config
             history = [*earlier, {**_about(config, images), "epochs": len(run.history)}]
-            has_class = config.encoder.class_token
+            if known is not None:  # all that goes with the weights goes on with them, their licence above all
+                return replace(known, vit=objective.learned(), history=history)
             return Encoder(
                 objective.learned(),
-                mean=crops.mean,
-                std=crops.std,
-                pooling="class" if has_class else "mean",
+                mean=loader.config.mean,
+                std=loader.config.std,
+                pooling="class" if config.encoder.class_token else "mean",
                 history=history,
             )
 
@@ -97,10 +100,11 @@ def pretrain(
             return run.finish(encoder(), {"images_per_second": round(seen / seconds, 1)})
 
 
-def crops_of(config: PretrainConfig) -> CropConfig:
-    """What the objective sees of an image."""
+def crops_of(config: PretrainConfig, known: Encoder | None = None) -> CropConfig:
+    """What the objective sees of an image, normalised as ``known`` is used to where a run goes on from it."""
     kind: type[PretrainObjective] = OBJECTIVES.load(config.objective)
-    return kind.crops(kind.settings(config), config.encoder.image_size)
+    crops = kind.crops(kind.settings(config), config.encoder.image_size)
+    return crops if known is None else crops.model_copy(update={"mean": known.mean, "std": known.std})
 
 
 def build_objective(config: PretrainConfig) -> PretrainObjective:

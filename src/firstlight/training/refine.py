@@ -17,7 +17,7 @@ from firstlight.core.seeds import torch_stream
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.training.refine_config import RefineConfig
-from firstlight.vision.encoder_file import Encoder, load_encoder
+from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.refiner import HeadStage, RefineStage
@@ -64,6 +64,8 @@ def refine(
         run = EncoderRun(out, "refine", config, images, inputs=inputs, resume=resume, emit=emit)
         if run.result is not None:
             return run.result
+        for note in foreign_notes(known):
+            emit("message", text=note)
         loader = ImageLoader(
             images,
             config.crops.crops(known.vit.config, known.mean, known.std),
@@ -84,7 +86,7 @@ def _both_stages(
     heads = build_head_stage(config, known, len(run.images))
     pooling = heads.pooling
     _tell(emit, "refinement, head stage", heads, loader, config.heads.epochs)
-    emit("message", text=memory_text(config, known.vit, heads))
+    emit("message", text=memory_text(config, known.vit, heads, loader))
     emit("message", text=f"in the head stage {moving(heads)}")
     run.phase(HEADS, heads, loader, config.head_training)
     if "temperature" not in run.carried:
@@ -176,8 +178,8 @@ def _total(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def memory_text(config: RefineConfig, vit: ViT, heads: HeadStage) -> str:
-    """The estimate of the refinement stage's memory, with the knobs that change it."""
+def memory_text(config: RefineConfig, vit: ViT, heads: HeadStage, loader: ImageLoader) -> str:
+    """The estimate of the refinement stage's memory, images that are kept there included, with the knobs."""
     specs = refined_specs(heads.specs, vit.config.depth, heads.specs[-1].temperature)
     parts = memory_estimate(
         vit.config,
@@ -189,6 +191,8 @@ def memory_text(config: RefineConfig, vit: ViT, heads: HeadStage) -> str:
         queue=heads.queue_size,
         half=config.training.precision == "bfloat16",
     )
+    if loader.cache is not None:
+        parts["decoded images"] = loader.cache.pixels.nbytes
     listed = ", ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items())
     return (
         f"about {sum(parts.values()) / 1e9:.2g} GB of memory a process ({listed}); "

@@ -9,7 +9,7 @@ from firstlight.core.choices import one_of
 from firstlight.core.devices import chosen_device
 from firstlight.core.events import Emit, silent
 from firstlight.views.embed import embed
-from firstlight.vision.encoder_file import Tokens, load_encoder, resized
+from firstlight.vision.encoder_file import Tokens, foreign_notes, load_encoder, resized
 from firstlight.vision.images import open_images
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -57,9 +57,8 @@ def embed_files(
     one_of(device, get_args(Device), "device")
     found = open_images(images, image_column=image_column, id_column=id_column, split=split)
     loaded = load_encoder(encoder)
-    if len(loaded.history) == 1 and "read" in loaded.history[0]:  # a foreign checkpoint
-        for note in [*loaded.history[0]["notes"], *([loaded.licence] if loaded.licence else [])]:
-            emit("note", text=note)
+    for note in foreign_notes(loaded):
+        emit("note", text=note)
     if image_size is not None:
         loaded = resized(loaded, image_size)
     loaded.vit.to(chosen_device(device))

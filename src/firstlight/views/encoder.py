@@ -91,6 +91,10 @@ def _known(digest: str, how: str) -> _Known:
 class EncoderView(Scaled):
     """Rows of an encoder, scaled.
 
+    They are made on the CPU, image by image, also where there is a GPU: fitting, training and serving must agree
+    on the row of a picture, and a GPU's batches in bfloat16 would change it. For a large catalogue run
+    ``firstlight embed`` first, which uses the GPU, and train on the feature that it leaves.
+
     Attributes:
         config: How pictures are read.
         about: The encoder's description (:func:`firstlight.vision.encoder_file.describe`).

@@ -26,7 +26,7 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
         most: Frames at most; what follows is not decoded.
 
     Yields:
-        RGB pictures, at least one.
+        RGB pictures, upright, at least one.
 
     Raises:
         UnusableImageError: It is torn, no video, or too large.
@@ -39,6 +39,8 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
             if not clip.streams.video:
                 raise UnusableImageError("there is no picture in this clip")
             stream = clip.streams.video[0]
+            if stream.codec_context is None:  # there is no decoder for it
+                raise UnusableImageError("its codec is not known here")
             if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
                 raise UnusableImageError("its frames have too many pixels")
             stream.codec_context.thread_count = 1  # clips are decoded side by side
@@ -48,7 +50,7 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
                 start = time if start is None else start
                 if given and time - start < following - 1e-6:
                     continue
-                yield frame.to_image()
+                yield _upright(frame.to_image(), getattr(frame, "rotation", 0))
                 given += 1
                 following = time - start + seconds
                 if given == most:
@@ -60,17 +62,26 @@ def frames(content: bytes, seconds: float = 1.0, most: int = 32) -> Iterator[Ima
         raise UnusableImageError("there is no frame in this clip")
 
 
+def _upright(image: Image.Image, degrees: int) -> Image.Image:
+    """Turn counter-clockwise by quarters, as telephones note for clips that were taken standing up."""
+    turns = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+    turn = turns.get(round(degrees / 90) * 90 % 360)
+    return image if turn is None else image.transpose(turn)
+
+
 def clip_row(
     encoder: Encoder, content: bytes, tokens: Tokens | None = None, *, seconds: float = 1.0, most: int = 32
 ) -> npt.NDArray[np.float32]:
     """Mean of the features of a clip's frames, ``(dim,)``; frame by frame, so memory stays small.
 
     Raises:
-        UnusableImageError: As :func:`frames`.
+        UnusableImageError: As :func:`frames`, or the features are not finite.
     """
     device = next(encoder.vit.parameters()).device
     total, count = np.zeros(encoder.dim(tokens)), 0
     for image in frames(content, seconds, most):
         total += encoder.features(encoder.prepare(image)[None].to(device), tokens).reshape(-1).cpu().numpy()
         count += 1
+    if not np.isfinite(total).all():
+        raise UnusableImageError("the encoder makes numbers of it that are not finite")
     return (total / count).astype(np.float32)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 #: What is decoded. Other formats of Pillow run outside programs (EPS) or are no pictures for the web.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
@@ -39,7 +40,9 @@ def is_address(name: str) -> bool:
     return name.startswith(("http://", "https://"))
 
 
-def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> bytes | None:
+def image_bytes(
+    value: Any, folder: Path | None, max_bytes: int = MAX_BYTES, *, listed: bool = False
+) -> bytes | None:
     """The file's content.
 
     Args:
@@ -47,6 +50,8 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
             some Parquet files have it.
         folder: Where paths start; they must not lead out of it.
         max_bytes: Largest file.
+        listed: Whether paths were found by listing the folder, not read from a table that anyone may have written:
+            then links in it may lead wherever its owner likes.
 
     Returns:
         None if there is no picture.
@@ -59,7 +64,7 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
     if not value:
         return None
     if isinstance(value, str):
-        value = _file_bytes(value, folder, max_bytes)
+        value = _file_bytes(value, folder, max_bytes, listed)
     if not isinstance(value, bytes):
         raise UnusableImageError(f"neither bytes nor a path but {type(value).__name__}")
     if len(value) > max_bytes:
@@ -67,8 +72,8 @@ def image_bytes(value: Any, folder: Path | None, max_bytes: int = MAX_BYTES) -> 
     return value
 
 
-def _file_bytes(name: str, folder: Path | None, max_bytes: int) -> bytes:
-    if is_address(name):
+def _file_bytes(name: str, folder: Path | None, max_bytes: int, listed: bool) -> bytes:
+    if is_address(name) and not listed:
         raise UnusableImageError("a web address; fetch the pictures first")
     if folder is None:
         raise UnusableImageError("a path, but no folder is known that it starts from")
@@ -76,7 +81,7 @@ def _file_bytes(name: str, folder: Path | None, max_bytes: int) -> bytes:
         raise UnusableImageError(f"{name!r} is not relative to the folder")
     try:
         path, root = (folder / name).resolve(), folder.resolve()
-        if not path.is_relative_to(root):
+        if not listed and not path.is_relative_to(root):
             raise UnusableImageError(f"{name!r} leads out of the folder")
         if not path.is_file():
             raise UnusableImageError(f"{name!r} is missing")
@@ -104,6 +109,40 @@ def decode_rgb(
     Raises:
         UnusableImageError: It is torn, no picture, or too large.
     """
+    with _opened(content, max_pixels, at_least) as image:
+        return _rgb(_upright(image))
+
+
+def rgb_size(
+    content: bytes, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Width and height of what :func:`decode_rgb` gives, by the head of the file alone.
+
+    A good guess: some files say only behind their pixels that they are to be turned.
+
+    Args:
+        content: As :func:`decode_rgb` takes it.
+        max_pixels: Likewise.
+        at_least: Likewise.
+
+    Raises:
+        UnusableImageError: It has no head that can be read, or it is too large.
+    """
+    with _opened(content, max_pixels, at_least) as image:
+        turned = 1
+        if image.format != "TIFF":  # the size of these is that of the turned picture already
+            with suppress(Exception):  # torn EXIF
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return (image.height, image.width) if turned in (5, 6, 7, 8) else image.size
+
+
+@contextmanager
+def _opened(content: bytes, max_pixels: int, at_least: tuple[int, int] | None) -> Iterator[Image.Image]:
+    """A picture whose pixels are not read yet; whatever goes wrong with it is one error.
+
+    Raises:
+        UnusableImageError: Something did.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes that are checked below.
@@ -113,7 +152,7 @@ def decode_rgb(
                     raise UnusableImageError(f"{image.width} × {image.height} pixels are too many")
                 if at_least is not None:
                     image.draft("RGB", at_least)
-                return _rgb(_upright(image))
+                yield image
     except UnusableImageError:
         raise
     except Exception as error:  # torn files make Pillow raise nearly anything, from SyntaxError to IndexError

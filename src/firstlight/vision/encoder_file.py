@@ -35,6 +35,13 @@ FORMAT_VERSION = 1
 Tokens = Literal["class", "mean", "patches"]
 
 
+def usable_pixels(
+    mean: tuple[float, float, float] = IMAGENET_MEAN, std: tuple[float, float, float] = IMAGENET_STD
+) -> bool:
+    """Whether images can be normalised by a mean and a standard deviation a channel."""
+    return all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+
+
 @dataclass
 class Encoder:
     """A vision transformer and how images come to it.
@@ -60,6 +67,10 @@ class Encoder:
     def __post_init__(self) -> None:
         if self.vit.config.channels != 3:
             raise InputError(f"the encoder reads {self.vit.config.channels} channels; images here have 3")
+        if not usable_pixels(self.mean, self.std):
+            raise InputError(
+                f"images cannot be normalised by mean {self.mean} and standard deviation {self.std}"
+            )
         if not self.vit.config.class_token and self.pooling == "class":
             raise InputError(
                 "pooling 'class' needs a class token, and this encoder has none", hint="use 'mean'"
@@ -158,6 +169,15 @@ def resized(encoder: Encoder, image_size: tuple[int, int]) -> Encoder:
     return replace(encoder, vit=vit.train(encoder.vit.training), history=history)
 
 
+def foreign_notes(encoder: Encoder) -> list[str]:
+    """What was assumed in reading a foreign checkpoint, and its licence, for people; nothing of our own encoders."""
+    if len(encoder.history) != 1 or "read" not in encoder.history[0]:
+        return []
+    notes = encoder.history[0].get("notes")
+    told = [str(note) for note in notes] if isinstance(notes, list) else []
+    return [*told, *([f"licence: {encoder.licence}"] if encoder.licence else [])]
+
+
 def _recipe(encoder: Encoder) -> dict[str, Any]:
     return {
         "config": encoder.vit.config.model_dump(mode="json"),
@@ -195,9 +215,14 @@ def from_description(about: dict[str, Any], state: dict[str, Tensor]) -> Encoder
         raise ValueError(str(error)) from error
     mean, std = ((float(r), float(g), float(b)) for r, g, b in (about["mean"], about["std"]))
     pooling, crop = about["pooling"], float(about["crop"])
-    if pooling not in ("class", "mean") or not 0 < crop <= 1 or not min(std) > 0:
-        raise ValueError(f"pooling {pooling!r}, crop {crop} or standard deviations {std} cannot be")
-    return Encoder(vit.eval(), mean, std, pooling, crop, about["licence"], list(about["history"]))
+    if pooling not in ("class", "mean") or not 0 < crop <= 1 or not usable_pixels(mean, std):
+        raise ValueError(
+            f"pooling {pooling!r}, crop {crop}, mean {mean} or standard deviation {std} cannot be"
+        )
+    history = about["history"]
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise ValueError("its history is not a list of objects")
+    return Encoder(vit.eval(), mean, std, pooling, crop, about["licence"], history)
 
 
 def save_encoder(folder: Path | str, encoder: Encoder) -> None:

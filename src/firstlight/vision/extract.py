@@ -63,7 +63,7 @@ def extract_rows(
         image = prepared(job)
         if isinstance(image, UnusableImageError):
             return image
-        return encoder.features(image[None], tokens).reshape(-1).numpy()
+        return _finite(encoder.features(image[None], tokens).reshape(-1).numpy())
 
     if device.type == "cpu":
         yield from in_threads(finished, jobs, threads)
@@ -71,6 +71,15 @@ def extract_rows(
     images = in_threads(prepared, jobs, threads)
     while batch := list(islice(images, _BATCH)):
         yield from _run_batch(encoder, batch, tokens, device)
+
+
+def _finite(row: FloatArray) -> FloatArray | UnusableImageError:
+    """A row, or that it is none: it must not pass for a feature that is there."""
+    return (
+        row
+        if np.isfinite(row).all()
+        else UnusableImageError("the encoder makes numbers of it that are not finite")
+    )
 
 
 @torch.no_grad()
@@ -83,4 +92,4 @@ def _run_batch(
         with torch.autocast(device.type, torch.bfloat16):
             made = encoder.features(torch.stack(ready).to(device, non_blocking=True), tokens)
         rows = iter(made.float().flatten(1).cpu().numpy())
-    yield from (next(rows) if isinstance(image, Tensor) else image for image in batch)
+    yield from (_finite(next(rows)) if isinstance(image, Tensor) else image for image in batch)

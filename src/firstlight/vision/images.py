@@ -15,11 +15,12 @@ import polars as pl
 from PIL import Image
 
 from firstlight.core.errors import InputError
+from firstlight.core.files import files_below
 from firstlight.data.formats import ReadOptions, detect_format, read_dataset
 from firstlight.data.formats.columns import COVER_NAMES, find_common
 from firstlight.data.formats.items import ITEM_TABLE, cover_column
 from firstlight.data.parquet import PLACES, column_pieces, row_groups
-from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes
+from firstlight.vision.decoder import UnusableImageError, decode_rgb, image_bytes, rgb_size
 from firstlight.vision.picture_store import PictureStore, store_pictures
 
 __all__ = ["ImageSet", "UnusableImageError", "open_images"]
@@ -51,6 +52,7 @@ class ImageSet:
         labels: ``(n,)`` int64 class of each row, or None.
         classes: Name of each class, or None.
         missing: Rows of the source without an image; they are not counted among the rows here.
+        listed: Whether paths were found by listing ``folder``, so that links may lead out of it.
     """
 
     ids: list[str]
@@ -61,6 +63,7 @@ class ImageSet:
     labels: IntArray | None = None
     classes: list[str] | None = None
     missing: int = 0
+    listed: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,18 +79,40 @@ class ImageSet:
         Raises:
             UnusableImageError: It cannot be read or decoded; the message says why.
         """
-        content = image_bytes(self.values[row], self.folder)
+        image = decode_rgb(self._content(row), at_least=_smallest(covers))
+        size = _shrunk(image.size, covers)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+    def size(self, row: int, covers: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width that :meth:`load` will give an image, by the head of its file; nearly always so.
+
+        Args:
+            row: Which.
+            covers: As for :meth:`load`.
+
+        Raises:
+            UnusableImageError: It cannot be read.
+        """
+        width, height = _shrunk(rgb_size(self._content(row), at_least=_smallest(covers)), covers)
+        return height, width
+
+    def _content(self, row: int) -> bytes:
+        content = image_bytes(self.values[row], self.folder, listed=self.listed)
         if content is None:
             raise UnusableImageError("there is no picture")
-        if covers is None:
-            return decode_rgb(content)
-        side = max(covers)  # whichever way the picture is turned
-        image = decode_rgb(content, at_least=(side, side))
-        scale = max(covers[0] / image.height, covers[1] / image.width)
-        if scale >= 1:
-            return image
-        size = (math.ceil(image.width * scale), math.ceil(image.height * scale))
-        return image.resize(size, Image.Resampling.BICUBIC)
+        return content
+
+
+def _smallest(covers: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Width and height below which an image that is to cover a size need not be decoded, however it is turned."""
+    return None if covers is None else (max(covers), max(covers))
+
+
+def _shrunk(size: tuple[int, int], covers: tuple[int, int] | None) -> tuple[int, int]:
+    """Width and height of an image of the given ones once it just covers a height and width; never larger."""
+    width, height = size
+    scale = 1.0 if covers is None else max(covers[0] / height, covers[1] / width)
+    return size if scale >= 1 else (math.ceil(width * scale), math.ceil(height * scale))
 
 
 def open_images(
@@ -163,11 +188,14 @@ def _schema(file: Path) -> dict[str, Any]:
 
 def _image_columns(schema: dict[str, Any]) -> list[str]:
     """Columns of bytes, or of ``{"bytes": …, "path": …}``."""
-    return [
-        name
-        for name, kind in schema.items()
-        if kind == pl.Binary or (isinstance(kind, pl.Struct) and any(f.name == "bytes" for f in kind.fields))
-    ]
+    return [name for name, kind in schema.items() if kind == pl.Binary or _is_picture(kind)]
+
+
+def _is_picture(kind: Any) -> bool:
+    """Whether a type is ``{"bytes": …, "path": …}``; either may be there for nothing, as a column of nulls."""
+    inside = {field.name: field.dtype for field in kind.fields} if isinstance(kind, pl.Struct) else {}
+    path = inside.get("path", pl.Null)
+    return inside.get("bytes") in (pl.Binary, pl.Null) and path in (pl.String, pl.Null)
 
 
 def _from_tables(
@@ -406,14 +434,17 @@ def _covers(file: Path, places: pl.Series) -> tuple[IntArray, PictureStore]:
 
 
 def _from_files(path: Path, split: str | None) -> ImageSet | None:
-    """All image files below a folder; the first sub-folder on the way to each is its class, if every file has one."""
+    """All image files below a folder; the first sub-folder on the way to each is its class, if every file has one.
+
+    Links to files and folders are followed.
+    """
     folder = path if split is None else path / split
     if not folder.is_dir():
         parts = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.is_dir())) or "none"
         raise InputError(f"there is no sub-folder {split!r}", path=path, hint=f"sub-folders found: {parts}")
     files = sorted(
         file
-        for file in folder.rglob("*")
+        for file in files_below(folder)
         if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     )
     if not files:
@@ -426,4 +457,4 @@ def _from_files(path: Path, split: str | None) -> ImageSet | None:
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[name] for name in above if name is not None], np.int64)
     sizes = (f"{name}/{file.stat().st_size}".encode() for name, file in zip(names, files, strict=True))
-    return ImageSet(names, str(folder), _hash(sizes), names, folder, labels, classes)
+    return ImageSet(names, str(folder), _hash(sizes), names, folder, labels, classes, listed=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -52,13 +53,21 @@ class PixelCache:
 def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None = None) -> PixelCache | None:
     """Decode a whole set, or give up as soon as it would take more than ``max_bytes``.
 
+    The canvas is made once, by what the heads of the files say: growing it would take the memory twice.
+
     Args:
         images: The set.
-        max_bytes: Most memory.
+        max_bytes: Most memory for the decoded images.
         covers: As in :meth:`firstlight.vision.images.ImageSet.load`.
     """
-    canvas, sizes = np.zeros((0, 1, 3, 1), np.uint8), np.ones((len(images), 2), np.int64)
-    unusable = {}
+    height, width = 1, 1
+    for row in range(len(images)):
+        with suppress(UnusableImageError):
+            height, width = map(max, (height, width), images.size(row, covers))
+        if 3 * height * width * len(images) > max_bytes:
+            return None
+    canvas = np.zeros((len(images), height, 3, width), np.uint8)
+    sizes, unusable = np.ones((len(images), 2), np.int64), {}
     for row in range(len(images)):
         try:
             image = np.asarray(images.load(row, covers)).transpose(0, 2, 1)
@@ -68,9 +77,9 @@ def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None 
         height, width = max(canvas.shape[1], image.shape[0]), max(canvas.shape[3], image.shape[2])
         if 3 * height * width * len(images) > max_bytes:
             return None
-        if (height, width) != (canvas.shape[1], canvas.shape[3]):
+        if (height, width) != (canvas.shape[1], canvas.shape[3]):  # the head of this file said something else
             larger = np.zeros((len(images), height, 3, width), np.uint8)
-            larger[: len(canvas), : canvas.shape[1], :, : canvas.shape[3]] = canvas
+            larger[:, : canvas.shape[1], :, : canvas.shape[3]] = canvas
             canvas = larger
         canvas[row, : image.shape[0], :, : image.shape[2]] = image
         sizes[row] = image.shape[0], image.shape[2]
@@ -97,7 +106,7 @@ class ImageLoader:
         workers: Processes that decode and augment where images are not kept in memory; 0: this one.
         cache_bytes: Most memory for decoded images; if they need more, none are kept.
         device: Where decoded images are kept and augmented.
-        emit: Told of every unusable image once, by id.
+        emit: Told of every unusable image once, by id; and if a GPU will wait for images.
 
     Attributes:
         steps: Steps in an epoch; a last partial batch is dropped.
@@ -133,6 +142,11 @@ class ImageLoader:
             rows = np.delete(rows, list(self.cache.unusable))
         self.rows: Rows = rows
         self.steps = len(rows) // batch_size
+        if self.cache is None and not workers and self.device.type == "cuda":
+            limit = f"decoded, the images take more than {cache_bytes >> 20:,} MB (training.cache_mb)"
+            emit(
+                "message", text=f"{limit}; the GPU waits for one process to decode them: see training.workers"
+            )
         own_slice(batch_size)  # refuses a batch that the ranks cannot share evenly
         if not self.steps:
             raise InputError(

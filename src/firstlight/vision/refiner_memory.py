@@ -14,7 +14,7 @@ KNOBS = (
     "refiner.freeze_blocks",
     "fewer local crops",
     "refiner.heads (a number)",
-    "a smaller batch (256 is enough)",
+    "a smaller batch",
 )
 
 #: Values kept for the backward pass, in widths of a token, per token and block: inputs of qkv, of attention (q, k, v),

@@ -8,26 +8,37 @@ timm and Hugging Face. Three steps: :mod:`.containers` (file to tensors, running
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from torch import Tensor
+
 from firstlight.core.errors import InputError
 from firstlight.core.files import read_json
 from firstlight.core.hashing import hash_file
+from firstlight.core.refusals import refusal
 from firstlight.vision.checkpoints.containers import Container, read_container
-from firstlight.vision.checkpoints.layouts import LAYOUTS, Layout, Renamed, rename
+from firstlight.vision.checkpoints.layouts import LAYOUTS, LIKE_MAE, Layout, Renamed, rename
 from firstlight.vision.checkpoints.shapes import Hints, read_shape
 from firstlight.vision.crop_config import IMAGENET_MEAN, IMAGENET_STD
-from firstlight.vision.encoder_file import Encoder
+from firstlight.vision.encoder_file import Encoder, usable_pixels
 from firstlight.vision.vit import ViT
+from firstlight.vision.vit_config import ViTConfig
 
 #: Weights in folders of Hugging Face and timm.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: Licences that the authors gave to the weights that they published. The same layout may hold anyone's own.
 _LICENCES = {
-    "MAE": "published weights of MAE: CC BY-NC 4.0",
+    "MAE": "published weights of MAE: CC BY-NC 4.0 (those of dBOT, which look the same: Apache 2.0)",
+    LIKE_MAE: "not known from the file: published weights of MAE, which look like it, are under CC BY-NC 4.0",
+    "MAE-WS": "published weights of MAE-WS (MAWS): CC BY-NC 4.0",
+    "CrossMAE": "published weights of CrossMAE: CC BY-NC 4.0",
+    "MIM-Refiner": "not known from the file: what was refined binds too, and MAE and CrossMAE are under CC BY-NC 4.0",
+    "Mugs": "published weights of Mugs: Apache 2.0",
     "I-JEPA": "published weights of I-JEPA: CC BY-NC 4.0",
     "data2vec 2.0": "published weights of data2vec 2.0 (fairseq): MIT",
     "iBOT or DINO": "published weights of iBOT, DINO and DINOv2: Apache 2.0",
@@ -95,8 +106,8 @@ def read_foreign(
     container = read_container(file)
     renamed = rename(container, layouts)
     report = Report(file.name, renamed.source, dropped=sorted(renamed.dropped))
-    config, state = read_shape(renamed, _hints(container, beside, heads), file, report.notes)
-    vit = ViT(config, None)
+    vit, state = _shaped(renamed, _hints(container, beside, heads), file, report.notes)
+    report.source = renamed.source = _source(renamed, vit.config)
     wanted = {name: tuple(tensor.shape) for name, tensor in vit.state_dict().items()}
     report.matched = sorted(wanted.keys() & state.keys())
     report.missing = sorted(wanted.keys() - state.keys())
@@ -108,8 +119,39 @@ def read_foreign(
             raise InputError(
                 f"{name} has the shape {tuple(state[name].shape)}, not {wanted[name]}", path=file
             )
+        if not state[name].isfinite().all():
+            raise InputError(f"{name} holds numbers that are not finite", path=file)
     vit.load_state_dict(state, assign=True)
     return _encoder(vit.eval(), renamed, container, beside, report), report
+
+
+def _shaped(renamed: Renamed, hints: Hints, file: Path, notes: list[str]) -> tuple[ViT, dict[str, Tensor]]:
+    """A transformer of the shape that the weights tell, still without them, and the weights under its names.
+
+    Raises:
+        InputError: They tell none.
+    """
+    try:
+        config, state = read_shape(renamed, hints, file, notes)
+        return ViT(config, None), state
+    except ValidationError as error:
+        problem, hint = refusal(error, ViTConfig)
+        raise InputError(
+            f"the weights do not make a vision transformer: {problem}", path=file, hint=hint
+        ) from error
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        # shapes that nobody thought of, in the file of a stranger
+        raise InputError(f"the weights do not make a vision transformer ({error})", path=file) from error
+
+
+def _source(renamed: Renamed, config: ViTConfig) -> str:
+    """The likely origin, now that the shape is known besides the names."""
+    if renamed.source in ("MAE", LIKE_MAE, "timm") and (config.dim, config.patch_size) == (2560, 14):
+        return "MAE-WS"  # nobody else published this shape
+    bare = not any(name.endswith("mask_token") for name in renamed.dropped)  # MAE drops it with its decoder
+    if renamed.source == LIKE_MAE and config.positions == "sincos" and bare:
+        return "MAE"
+    return renamed.source
 
 
 def _encoder(vit: ViT, renamed: Renamed, container: Container, beside: _Beside, report: Report) -> Encoder:
@@ -185,11 +227,21 @@ class _Beside:
         return content if isinstance(content, dict) else {}
 
     def triple(self, name: str) -> tuple[float, float, float] | None:
-        """Mean or standard deviation of the channels."""
+        """Mean or standard deviation of the channels.
+
+        Raises:
+            InputError: Images cannot be normalised by what stands there.
+        """
         values = self._images.get(f"image_{name}") or self._images.get(name)
         if not isinstance(values, list) or len(values) != 3:
             return None
-        red, green, blue = (float(value) for value in values)
+        red, green, blue = (float(v) if isinstance(v, int | float) else math.nan for v in values)
+        if not usable_pixels(**{name: (red, green, blue)}):
+            raise InputError(
+                f"the images' {name} cannot be {values}",
+                path=self._folder,
+                hint="see image_mean and image_std, or mean and std, in the JSON files beside the weights",
+            )
         return red, green, blue
 
     def image_size(self) -> tuple[int, int] | None:

@@ -150,9 +150,13 @@ def read_container(path: Path) -> Container:
             path=path,
             hint="if you trust it, load it yourself and save its state_dict with safetensors",
         ) from error
+    except InputError:
+        raise
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"no readable checkpoint ({_first_line(error)})", path=path) from error
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError, ImportError) as error:
+    except (
+        Exception
+    ) as error:  # torn files make readers raise nearly anything, from BadZipFile to OverflowError
         raise InputError(
             f"no readable checkpoint (torn, or no checkpoint: {_first_line(error)})", path=path
         ) from error

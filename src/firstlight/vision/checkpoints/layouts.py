@@ -41,6 +41,8 @@ class Layout:
     fixed_positions: bool = False
 
 
+#: Source of files whose names and wrapper are MAE's, and those of others' as well (dBOT, DeiT).
+LIKE_MAE = "MAE or a layout like it"
 _IMAGE = r"modality_encoders\.IMAGE\."
 _LAYER = r"^encoder\.layer\.(\d+)\."
 
@@ -205,7 +207,9 @@ def _source(container: Container, inner: Iterable[str], names: Iterable[str]) ->
         ("Layer-grafting", some(r"^module\.momentum_encoder\.", names)),
         ("I-JEPA", container.wrapper == "target_encoder"),
         ("iBOT or DINO", container.wrapper == "teacher"),
-        ("MAE", container.wrapper == "model" or some(r"^(decoder|mask_token$)")),
+        ("iBOT or DINO", some(r"^blocks\.0\.ls1\.") and some("^mask_token$")),  # DINOv2
+        ("MAE", some(r"^decoder")),
+        (LIKE_MAE, container.wrapper == "model" or some(r"^mask_token$")),
     ):
         if here:
             return source

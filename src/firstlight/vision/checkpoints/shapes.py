@@ -48,6 +48,12 @@ def read_shape(
     Raises:
         InputError: Something that every vision transformer has is missing, or the shapes do not fit together.
     """
+    for name, tensor in renamed.tensors.items():
+        if tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided:
+            kind = "complex" if tensor.is_complex() else "quantised or sparse"
+            raise InputError(
+                f"{name} holds {kind} numbers ({tensor.dtype}), which are not supported", path=path
+            )
     state = {name: tensor.to(torch.float32, copy=True) for name, tensor in renamed.tensors.items()}
     needed = ["patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.weight"]
     if missing := [name for name in needed if name not in state]:
@@ -59,6 +65,13 @@ def read_shape(
     if kernel.ndim != 4 or kernel.shape[2] != kernel.shape[3] or hidden.ndim != 2:
         raise InputError(f"patches of {tuple(kernel.shape)} are not square pictures", path=path)
     dim, channels, size = kernel.shape[:3]
+    for name in ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"):
+        if not state[name].numel():
+            raise InputError(f"{name} is empty: it has the shape {tuple(state[name].shape)}", path=path)
+    for name in ("pos_embed", "cls_token", "reg_token"):
+        if name in state and (state[name].ndim < 3 or state[name].shape[-1] != dim):
+            shape = tuple(state[name].shape)
+            raise InputError(f"{name} has the shape {shape}, which does not fit a width of {dim}", path=path)
     out = state.get("blocks.0.mlp.fc2.weight")
     if out is not None and out.shape[-1] != len(hidden):
         raise InputError("the blocks have a gated MLP (SwiGLU), which is not supported", path=path)
@@ -132,7 +145,7 @@ def _place_positions(
     rows = positions.shape[1]
     grids = [hints.image_size] if hints.image_size is not None else []
     choices = [(height // size, width // size) for height, width in grids]
-    choices += [(math.isqrt(n), math.isqrt(n)) for n in (rows, rows - 1) if n and math.isqrt(n) ** 2 == n]
+    choices += [(math.isqrt(n), math.isqrt(n)) for n in (rows, rows - 1) if n > 0 and math.isqrt(n) ** 2 == n]
     for grid in choices:
         extra = rows - grid[0] * grid[1]
         if extra == 0:

@@ -18,6 +18,14 @@ from worlds import checkerboard, random_log, random_views
 
 TRAINABLE = [name for name in MODELS.names() if MODELS.load(name).trainable]
 QUICK = ["training.batch_size=32", "training.lr=0.05", "negatives.count=16", "training.schedule=constant"]
+HYPER = {"hyper_weight": 0.3, "hyperedges": 4}
+#: Content models as they come, and where their items reach back to themselves.
+CONTENT_ALONE = [
+    *[(name, {}) for name in TRAINABLE if MODELS.load(name).needs_views],
+    *[("mhcr", {"item_layers": layers}) for layers in (2, 3)],
+    *[("mhcr", HYPER | {"layers": layers, "hyper_layers": layers}) for layers in (1, 2, 4)],
+    ("mhcr", HYPER | {"item_layers": 2, "layers": 2, "hyper_layers": 2, "hyper_norm": "none"}),
+]
 
 
 def build(name: str, log, seed: int = 0):
@@ -169,11 +177,12 @@ def test_spectral_start_finds_the_leading_subspace():
     assert float(scores[same].min()) > float(scores[~same].max())
 
 
-@pytest.mark.parametrize("name", [n for n in TRAINABLE if MODELS.load(n).needs_views])
-def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name):
-    """Not its own neighbour either: nobody who ranks it as if it were new may read its ID."""
+@pytest.mark.parametrize(("name", "changes"), CONTENT_ALONE)
+def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name, changes):
+    """Not its own neighbour either: nobody who ranks it as if it were new may read its ID, on whatever way back."""
     log = random_log(9, 14, 60)
-    model = build(name, log)
+    config = MODELS.load(name).Config(**changes)
+    model = build_model(config, log, torch_stream(0, "init"), views_for(name, log))
     rows = torch.from_numpy(np.flatnonzero(log.item_degrees)[:3])
     before = model.as_if_cold(rows)
     for place, row in enumerate(rows.tolist()):

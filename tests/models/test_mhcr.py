@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
+from firstlight.graphs.hypergraph import gathered, hyperedge_vectors, memberships, weights_without_own
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
 from firstlight.models.base import Batch
@@ -184,7 +185,7 @@ def test_order_of_hyperedges_does_not_matter():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("item_layers", [1, 2])
+@pytest.mark.parametrize("item_layers", [1, 2, 3])
 def test_an_item_in_the_table_and_the_same_item_arriving_later(layers, item_layers):
     """Inductive equals transductive (property 11)."""
     model = small(hyper_layers=layers, item_layers=item_layers)
@@ -192,9 +193,8 @@ def test_an_item_in_the_table_and_the_same_item_arriving_later(layers, item_laye
     cold = [26, 27, 28, 29]
     assert torch.allclose(model.encode_items(views_of(model, cold)), table[cold], atol=1e-6)
     # ... and by the forward pass over the whole catalogue, not only by the shared path.
-    if item_layers == 1:
-        encoded = model.encode(0, None)
-        assert torch.allclose(F.normalize(encoded.items[cold], dim=1), table[cold, :-1], atol=1e-6)
+    encoded = model.encode(0, None)
+    assert torch.allclose(F.normalize(encoded.items[cold], dim=1), table[cold, :-1], atol=1e-6)
 
 
 def test_a_cold_item_changes_no_other_vector():
@@ -359,3 +359,47 @@ def test_content_that_many_like_is_worth_more_to_everybody():
     bias = model.as_if_cold(torch.arange(56, 60))[:, -1]
     assert bias[0] > bias[1] + 0.1
     assert bias[2] > bias[3] + 0.1
+
+
+REACHING_BACK = [
+    {"hyper_weight": 0.3, "layers": 1},
+    {"hyper_weight": 0.3, "layers": 2, "hyper_layers": 2},
+    {"hyper_weight": 0.3, "layers": 4, "hyper_layers": 3, "hyper_norm": "none"},
+    {"hyper_weight": 0.0, "item_layers": 2},
+    {"hyper_weight": 0.3, "layers": 3, "item_layers": 3, "hyper_dropout": 0.3},
+]
+
+
+@pytest.mark.parametrize("changes", REACHING_BACK)
+def test_a_hidden_item_learns_nothing_of_its_own_id(changes):
+    """Neither where training hides its ID nor where all items are ranked as if they were cold (mhcr §9.1)."""
+    model = small(cold_share=0.5, content_dropout=0.0, hyper_contrast_weight=0.1, **changes).double()
+    encoded = model.encode(0, torch_stream(1, "step"))
+    hidden = (encoded.hidden & ~model.cold).nonzero()[:, 0].tolist()
+    assert hidden
+    for rows, vectors in ((hidden, encoded.items), ((~model.cold).nonzero()[:, 0].tolist(), encoded.if_cold)):
+        for row in rows:
+            (slope,) = torch.autograd.grad(vectors[row].sum(), model.item_table, retain_graph=True)
+            assert float(slope[row].abs().max()) < 1e-12
+            others = slope[(~model.cold).nonzero()[:, 0]]
+            assert float(others.abs().max()) > 0  # its neighbours and hyperedges speak of others
+
+
+@pytest.mark.parametrize("norm", ["edges", "none"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_without_its_own_row_a_hypergraph_is_that_of_the_others(layers, norm):
+    """What is taken away again, against a hypergraph that the row never sent into."""
+    rng = torch_stream(0, "members")
+    members = memberships(torch.randn(9, 4, generator=rng, dtype=torch.float64), 0.5)
+    start = torch.randn(9, 5, generator=rng, dtype=torch.float64)
+    sums = gathered(members, start)
+    weights = weights_without_own(members, members, sums, layers, norm)
+    for row in range(9):
+        others = members * (torch.arange(9) != row)[:, None]
+        expected = members[row] @ hyperedge_vectors(others, start, layers, norm)
+        found = weights[row] @ sums.start - (weights[row] @ members[row]) * start[row]
+        assert torch.allclose(found, expected, atol=1e-12)
+    # A hyperedge with one member is empty without it.
+    lonely = torch.eye(3, dtype=torch.float64)
+    held = gathered(lonely, start[:3])
+    assert torch.equal(weights_without_own(lonely, lonely, held, 1, "edges"), torch.zeros(3, 3).double())

@@ -26,6 +26,9 @@ _FEW = 64
 #: Query rows whose candidates are weighed at once: their keys are copied.
 _WEIGHED = 512
 
+#: Paths that are followed at once.
+_PATHS = 2**22
+
 #: How a catalogue's own neighbours are found; ``auto`` is ``faiss`` where it pays and is installed, else ``exact``.
 Method = Literal["exact", "faiss", "auto"]
 Weighting = Literal["cosine", "binary"]
@@ -220,3 +223,34 @@ def neighbour_map(
     indptr = np.zeros(len(ids) + 1, np.int64)
     np.cumsum(kept.sum(axis=1), out=indptr[1:])
     return SparseMap(indptr, ids[kept], values[kept], n_keys, dtype)
+
+
+def row_weights(neighbours: Neighbours) -> Tensor:
+    """``(n, k)`` similarities over their sum; zero where there is no neighbour."""
+    similarities = neighbours.similarities
+    return similarities / similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def returned(first: Neighbours, lists: Neighbours, own: Tensor, hops: int) -> Tensor:
+    """How much of its own vector a row gets back over the neighbours of its neighbours.
+
+    Args:
+        first: ``(n, k)`` first hop; its ``similarities`` are the weights.
+        lists: ``(n_keys, k')`` further hops, likewise.
+        own: ``(n,)`` the key that each row is.
+        hops: Hops in all; the weights of all paths that lead back are added up.
+
+    Returns:
+        ``(n,)``.
+    """
+    longest = first.ids.shape[1] * lists.ids.shape[1] ** (hops - 1)
+    height = max(1, _PATHS // max(1, longest))
+    parts = [first.similarities.new_zeros(0)]
+    for start in range(0, len(own), height):
+        rows = slice(start, start + height)
+        ids, weights = first.ids[rows], first.similarities[rows]
+        for _ in range(hops - 1):
+            onward = lists.similarities[ids.clamp(min=0)] * weights[:, :, None]  # a weight of zero is no path
+            ids, weights = lists.ids[ids.clamp(min=0)].flatten(1), onward.flatten(1)
+        parts.append((weights * (ids == own[rows, None])).sum(dim=1))
+    return torch.cat(parts)

@@ -130,7 +130,8 @@ class MHCRConfig(ItemGraphConfig):
 
     cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
-    from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
+    from content alone: they send nothing into hyperedges, and get nothing of their own back over item graphs of several
+    layers. The cold simulation of DropoutNet, inside the ranking loss. Of no effect with ``self_neighbour``."""
 
     content_joins: bool = True
     """Whether the content vector is added to warm items too, or stands for cold ones only. Of three splits of

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
@@ -403,3 +404,29 @@ def test_without_its_own_row_a_hypergraph_is_that_of_the_others(layers, norm):
     lonely = torch.eye(3, dtype=torch.float64)
     held = gathered(lonely, start[:3])
     assert torch.equal(weights_without_own(lonely, lonely, held, 1, "edges"), torch.zeros(3, 3).double())
+
+
+def test_the_table_of_negatives_is_named():
+    """``text`` where nothing is said, wherever it stands; the last view where there is none."""
+    views = {name: FeatureMatrix(np.ones((5, 2), np.float32), np.ones(5, bool)) for name in ("text", "cover")}
+
+    def table(named: object = None, *, without: str = "") -> int:
+        given = {name: view for name, view in views.items() if name != without}
+        given |= {"clip": views["text"]} if without else {}
+        config = MHCRConfig(setting="released", dim=4, joint_table=named)
+        return MHCR(config, LOG, torch_stream(0, "init"), given).joint_table
+
+    assert [table(), table("cover"), table(1), table(without="text")] == [0, 1, 1, 1]
+    assert table(-1) == 0  # what saved runs hold
+    for unknown in ("titel", 2):
+        with pytest.raises(InputError, match=r"joint_table names .*(?s:.)*their views: text, cover"):
+            table(unknown)
+
+
+def test_the_released_table_is_the_default():
+    """The golden fixture without a word: its second view is the text."""
+    model = golden("released", joint_table=None)
+    terms = model.extra_losses(model.encode(0, torch.Generator()), BATCH)
+    assert float(terms["hyper-contrast"].detach()) == pytest.approx(
+        1e-5 * (4.15932398 + 4.82725667), abs=1e-12
+    )

@@ -96,6 +96,7 @@ class MHCR(MHCRTerms):
     ) -> None:
         super().__init__(config, train, rng, views, finder)
         assert rng is not None
+        self._check_joint_table()
         dims, dim = list(self.view_dims.values()), config.dim
         shared = config.gates == "shared"
         self.projections = nn.ModuleList(Linear(width, dim, rng) for width in dims)

@@ -179,8 +179,9 @@ class MHCRConfig(ItemGraphConfig):
     hyper_contrast_weight: float = Field(0.0, ge=0)
     """Its weight (hc_loss_weight)."""
 
-    joint_table: int = Field(-1, ge=-1)
-    """Place of the view whose table holds the negatives of ``joint`` (released: text)."""
+    joint_table: str | int | None = None
+    """The view whose table holds the negatives of ``joint``, by name or by place; None: ``text`` as released if there
+    is one, else the last."""
 
     cross_contrast: Literal["nodes", "ranks"] = "nodes"
     """Contrast between a view's hypergraph vector and its item–item vector: InfoNCE of the batch's nodes, or the
@@ -197,5 +198,7 @@ class MHCRConfig(ItemGraphConfig):
     def _settle(cls, values: Any) -> Any:
         """Fill what is not given from the setting."""
         if isinstance(values, Mapping):
+            if values.get("joint_table") == -1:  # what runs wrote where no place was given
+                values = {**values, "joint_table": None}
             return {**SETTINGS.get(str(values.get("setting", "best")), {}), **values}
         return values

@@ -349,6 +349,12 @@ def test_dropoutnet_preferences_stay_frozen():
 # --- CLCRec
 
 
+@pytest.mark.parametrize("hidden", ["[0]", "[-3]", "[200,0]"])
+def test_dropoutnet_refuses_layers_without_a_unit(hidden):
+    with pytest.raises(InputError, match=r"model\.hidden.*greater than or equal to 1"):
+        build_config(model="dropoutnet", overrides=[f"model.hidden={hidden}"])
+
+
 def test_clcrec_known_answer():
     """Rivals spec B2."""
     users = torch.tensor([[1.0, 0]])

@@ -430,3 +430,16 @@ def test_the_released_table_is_the_default():
     assert float(terms["hyper-contrast"].detach()) == pytest.approx(
         1e-5 * (4.15932398 + 4.82725667), abs=1e-12
     )
+
+
+@pytest.mark.parametrize("setting", ["best", "paper", "released"])
+def test_a_catalogue_of_one_item_trains(setting):
+    """Batch normalisation over items then sees a single row."""
+    log = Interactions.from_pairs(np.array([0, 1]), np.array([0, 0]), 3, 1)
+    views = {"text": FeatureMatrix(np.ones((1, 3), np.float32), np.ones(1, bool))}
+    model = MHCR(MHCRConfig(setting=setting, dim=4), log, torch_stream(0, "init"), views)
+    encoded = model.encode(0, torch_stream(0, "step"))
+    batch = Batch(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 0]))
+    (encoded.users.sum() + encoded.items.sum() + sum(model.extra_losses(encoded, batch).values())).backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+    assert all(bool(vectors.isfinite().all()) for vectors in model.vectors_for_scoring())

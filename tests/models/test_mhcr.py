@@ -443,3 +443,21 @@ def test_a_catalogue_of_one_item_trains(setting):
     (encoded.users.sum() + encoded.items.sum() + sum(model.extra_losses(encoded, batch).values())).backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
     assert all(bool(vectors.isfinite().all()) for vectors in model.vectors_for_scoring())
+
+
+@pytest.mark.parametrize("setting", ["paper", "released"])
+def test_reproducing_settings_rank_a_cold_item_by_its_id_and_the_graphs(setting):
+    """As the authors' code does; only the calibration, neutral unless fitted, is ours."""
+    model = golden(setting)
+    users, items = model.raw_vectors()
+    found = model.vectors_for_scoring()
+    assert torch.equal(found[0][:, :-1], users)
+    assert torch.equal(found[1], F.pad(items, (0, 1)))
+    before = model.item_vectors()[4]
+    with torch.no_grad():
+        model.item_table[4] += 1
+    assert not torch.allclose(model.item_vectors()[4], before)
+    model.calibrate(0.5, 2.0)
+    raw, calibrated = model.raw_vectors()[1], model.item_vectors()
+    assert torch.equal(calibrated[:4, :-1], raw[:4])
+    assert torch.allclose(calibrated[4], torch.cat([raw[4] / 2, raw.new_tensor([2.0])]))

@@ -39,7 +39,7 @@ from firstlight.graphs.knn import (
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.models.base import PUBLISHED_BPR
 from firstlight.models.content import ContentRows
-from firstlight.models.histories import Histories
+from firstlight.models.histories import Histories, with_one
 from firstlight.models.layers import Linear, drop, made_again, xavier
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.mhcr_histories import MHCRRule, columns
@@ -373,6 +373,20 @@ class MHCR(MHCRTerms):
         if self.config.scoring == "dot":
             return encoded.users, encoded.items
         return self._normalised(encoded.users, encoded.items)
+
+    @torch.no_grad()
+    def vectors_for_scoring(self) -> tuple[Tensor, Tensor]:
+        """Both sides, ``(·, dim + 1)``; cold items by their content.
+
+        In the reproducing settings by what the forward pass makes of them, as in the authors' code: of the ID that
+        training hardly touched, the graphs and the hypergraphs. Content makes only items from outside.
+        """
+        if self._inductive:
+            return super().vectors_for_scoring()
+        users, items = self.raw_vectors()
+        cold = self.cold[:, None]
+        calibrated = torch.cat([items * self.cold_scale, self.cold_offset.expand(len(items), 1)], dim=1)
+        return with_one(users), torch.where(cold, calibrated, F.pad(items, (0, 1)))
 
     def _learned(self) -> _Learned:
         """What new rows are encoded with; computed again only after a parameter changed."""

@@ -57,7 +57,9 @@ class MHCRConfig(ItemGraphConfig):
 
     setting: Literal["best", "paper", "released"] = "best"
     """Where the defaults come from. ``released``: the authors' code, in which a misnamed variable puts the last
-    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. Of the
+    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. In the
+    first two an item of the catalogue that nobody clicked is ranked by its untrained ID and the graphs, as the authors'
+    code does; items that are added later have no ID, and are made of content in all three. Of the
     released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
     makes an unseen item's features strangers to the model, the second makes metrics random."""
 

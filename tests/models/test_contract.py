@@ -22,7 +22,7 @@ HYPER = {"hyper_weight": 0.3, "hyperedges": 4}
 #: Content models as they come, and where their items reach back to themselves.
 CONTENT_ALONE = [
     *[(name, {}) for name in TRAINABLE if MODELS.load(name).needs_views],
-    *[("mhcr", {"item_layers": layers}) for layers in (2, 3)],
+    *[(name, {"item_layers": layers}) for name in ("mhcr", "freedom", "mgcn") for layers in (2, 3)],
     *[("mhcr", HYPER | {"layers": layers, "hyper_layers": layers}) for layers in (1, 2, 4)],
     ("mhcr", HYPER | {"item_layers": 2, "layers": 2, "hyper_layers": 2, "hyper_norm": "none"}),
 ]

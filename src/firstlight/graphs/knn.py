@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -213,16 +214,26 @@ def neighbour_map(
     """
     ids = neighbours.ids.numpy()
     kept = ids >= 0
+    values = edge_weights(neighbours, weighting, normalisation)
+    indptr = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(kept.sum(axis=1), out=indptr[1:])
+    return SparseMap(indptr, ids[kept], values[kept], n_keys, dtype)
+
+
+def edge_weights(
+    neighbours: Neighbours, weighting: Weighting, normalisation: Normalisation
+) -> npt.NDArray[np.float64]:
+    """``(n, k)`` entries of :func:`neighbour_map`; zero where there is no neighbour."""
+    ids = neighbours.ids.numpy()
+    kept = ids >= 0
     weights = neighbours.similarities.numpy().astype(np.float64) if weighting == "cosine" else kept * 1.0
     degrees = np.where(kept, weights, 0.0).sum(axis=1)
     safe = np.where(degrees > 0, degrees, 1.0)
     if normalisation == "rows":
-        values = weights / safe[:, None]
+        values: npt.NDArray[np.float64] = weights / safe[:, None]
     else:
         values = weights * safe[:, None] ** -0.5 * safe[np.maximum(ids, 0)] ** -0.5
-    indptr = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum(kept.sum(axis=1), out=indptr[1:])
-    return SparseMap(indptr, ids[kept], values[kept], n_keys, dtype)
+    return values
 
 
 def row_weights(neighbours: Neighbours) -> Tensor:

@@ -51,7 +51,7 @@ from firstlight.models.towers import content_input
 
 @dataclass(frozen=True)
 class _Learned:
-    """What encoding new rows reads of a trained model; computed once, see :meth:`MHCR._learned`."""
+    """What encoding new rows reads of a trained model; computed once, see :meth:`ItemGraphModel._learned`."""
 
     units: list[Tensor]
     """Per view, normalised content of the catalogue: the keys of a new item's neighbours."""
@@ -68,7 +68,7 @@ class _Learned:
     """``(n_items, width)`` what an item hands to users; see :func:`firstlight.models.mhcr_histories.columns`."""
 
 
-class MHCR(MHCRTerms):
+class MHCR(MHCRTerms[_Learned]):
     """The recommender; see the module."""
 
     Config = MHCRConfig
@@ -108,7 +108,6 @@ class MHCR(MHCRTerms):
         self.generator = Generator(sum(dims), config.content_hidden, dim, rng)
         #: Weights of content in :meth:`content_bias`.
         self.appeal = nn.Parameter(torch.zeros(sum(dims))) if config.cold_bias else None
-        self._cache: tuple[tuple[int, ...], _Learned] | None = None
         self._build_graphs(torch.float32)
 
     def _build_graphs(self, dtype: torch.dtype) -> None:
@@ -124,7 +123,6 @@ class MHCR(MHCRTerms):
 
     def _build_item_graphs(self) -> None:
         self._neighbour_returns: list[Tensor] | None = None
-        self._cache = None
         normalisation: Normalisation = "rows" if self._inductive else "symmetric"
         self.graphs = [
             neighbour_map(near, self.n_items, normalisation=normalisation, dtype=self.item_table.dtype)
@@ -145,6 +143,7 @@ class MHCR(MHCRTerms):
         for view, values in enumerate(self.content.values):
             self._keep(view, self._found(values, item_neighbours))
         self._build_graphs(torch.float64)
+        self._cache = None
         return self
 
     @property
@@ -387,13 +386,6 @@ class MHCR(MHCRTerms):
         cold = self.cold[:, None]
         calibrated = torch.cat([items * self.cold_scale, self.cold_offset.expand(len(items), 1)], dim=1)
         return with_one(users), torch.where(cold, calibrated, F.pad(items, (0, 1)))
-
-    def _learned(self) -> _Learned:
-        """What new rows are encoded with; computed again only after a parameter changed."""
-        state = tuple(parameter._version for parameter in self.parameters())
-        if self._cache is None or self._cache[0] != state:
-            self._cache = (state, self._learn())
-        return self._cache[1]
 
     def _learn(self) -> _Learned:
         config = self.config

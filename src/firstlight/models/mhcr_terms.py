@@ -13,7 +13,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.logsumexp import score_log_sum_exp
 from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
 from firstlight.models.base import Batch, Encoded
-from firstlight.models.item_graphs import ItemGraphModel
+from firstlight.models.item_graphs import ItemGraphModel, LearnedT
 from firstlight.models.layers import drop
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.towers import content_input
@@ -48,7 +48,7 @@ class MHCREncoded(Encoded):
     if_cold: Tensor | None = None
 
 
-class MHCRTerms(ItemGraphModel):
+class MHCRTerms(ItemGraphModel[LearnedT]):
     """The terms; :class:`firstlight.models.mhcr.MHCR` adds the forward pass.
 
     Attributes:

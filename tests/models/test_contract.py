@@ -127,6 +127,16 @@ def test_item_knn_against_a_double_loop():
     assert build("item-knn", log).scores(torch.arange(10)).numpy() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("n_items", [40, 400])
+def test_item_knn_takes_the_first_of_equally_near_items(n_items):
+    """One user clicked everything, so all cosines are equal."""
+    log = random_log(1, n_items, 0)
+    log = type(log)(np.array([0, n_items]), np.arange(n_items, dtype=log.items.dtype), n_items)
+    model = build_model(MODELS.load("item-knn").Config(neighbours=5), log, torch_stream(0, "init"))
+    assert model.neighbours[0].tolist() == [1, 2, 3, 4, 5]
+    assert model.neighbours[3].tolist() == [0, 1, 2, 4, 5]
+
+
 def test_lightgcn_is_the_mean_of_powers_of_the_adjacency():
     """He et al. eq. 8, on the (n + m)² matrix that the papers write."""
     log = random_log(6, 8, 20)

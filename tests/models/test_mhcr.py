@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,14 @@ from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.hypergraph import gathered, hyperedge_vectors, memberships, weights_without_own
+from firstlight.graphs.hypergraph import memberships
+from firstlight.losses.contrastive import info_nce, joint_contrast, rank_contrast
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
 from firstlight.models.base import Batch
 from firstlight.models.mhcr import MHCR, MHCRConfig
 from firstlight.models.towers import content_input
+from firstlight.training.config import build_config
 
 
 def fill(rows: int, columns: int, s: float, o: float, a: float) -> torch.Tensor:
@@ -134,6 +138,84 @@ def test_golden_totals(setting, total, ranking, user, cold_item):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "squares", "norms"), [("released", 1.284e-4, 0.75085824), ("paper", 4.590e-5, 0.45493966)]
+)
+def test_golden_terms_one_by_one(setting, squares, norms):
+    """Every part of the objective that the fixture names, so that none can make up for another."""
+    model = golden(setting)
+    encoded = model.encode(0, torch.Generator())
+    terms = model.extra_losses(encoded, BATCH)
+    found = {
+        "squares": terms["batch-l2"],
+        "norms": terms["table-norm"] / 0.1,
+        "users side": info_nce(encoded.side[0][BATCH.users], encoded.clicks[0][BATCH.users], 0.2),
+        "items side": info_nce(encoded.side[1][BATCH.positives], encoded.clicks[1][BATCH.positives], 0.2),
+        "users joint": joint_contrast(
+            [pair.users[BATCH.users] for pair in encoded.hyper], encoded.hyper[1].users, 0.2
+        ),
+        "items joint": joint_contrast(
+            [pair.items[BATCH.positives] for pair in encoded.hyper], encoded.hyper[1].items, 0.2
+        ),
+    }
+    order = torch.arange(8, -1, -1)
+    for name, hyper, graph in zip(model.view_dims, encoded.hyper, encoded.views, strict=True):
+        found[f"ranks {name}"] = rank_contrast(hyper.both, graph.both, order, 0.1)
+    expected = {
+        "squares": squares,
+        "norms": norms,
+        "users side": 1.16786626,
+        "items side": 0.28908871,
+        "users joint": 4.15932398,
+        "items joint": 4.82725667,
+        "ranks image": 0.87125865,
+        "ranks video": 0.80684342,
+        "ranks text": 1.01866838,
+    }
+    # The specification prints this one to four digits.
+    assert float(found.pop("squares").detach()) == pytest.approx(expected.pop("squares"), abs=5e-8)
+    for name, value in expected.items():
+        assert float(found[name].detach()) == pytest.approx(value, abs=1e-8), name
+
+
+def test_golden_memberships():
+    model = golden("released")
+    logits = model.content.values[0] @ model.edges[0]
+    near(memberships(logits, 0.5)[:, 0], [0.588941, 0.436520, 0.525484, 0.517697, 0.442733])
+    of_users = memberships(model.history.users_from(logits), 0.5)
+    near(of_users[:, 0], [0.526049, 0.461757, 0.605971, 0.543104])
+
+
+def test_an_item_without_a_click_stays_where_it_started():
+    """Property 2: E_ui = e/(L + 1), and nothing in the layers above."""
+    model = golden("released")
+    mean, last = model._clicks()
+    assert torch.allclose(mean[1][4], model.item_table[4] / 3, atol=1e-15)
+    assert not last[1][4].any()
+
+
+def test_tiny_oracle_of_the_ranking_terms():
+    """BPR with its L2 term by hand, and the norms of the tables (§10)."""
+    users, positives, negatives = (
+        torch.tensor(rows, dtype=torch.float64)
+        for rows in ([[1, 2], [0, 1]], [[1, 0], [1, 1]], [[0, 1], [2, 0]])
+    )
+    off = {"side_contrast": 0.0, "hyper_contrast_weight": 0.0, "cross_contrast_weight": 0.0}
+    model = golden("released", **off)
+    encoded = model.encode(0, torch.Generator())
+    two = Batch(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([2, 3]))
+    ones = torch.ones(2, dtype=torch.float64)
+    against = PairNegatives(negatives, torch.arange(2)[:, None])
+    scores = (users * positives).sum(dim=1)
+    ranking = ranking_loss(LossConfig(name="bpr"), users, scores, against, ones, ones).per_row.mean()
+    tables = replace(encoded, users=users, items=torch.cat([positives, negatives]))
+    squares = model.extra_losses(tables, two)["batch-l2"]
+    assert float(squares) == pytest.approx(3.5e-4, abs=1e-12)
+    assert float(ranking + squares) == pytest.approx(0.81361169, abs=5e-9)
+    norms = model.extra_losses(replace(encoded, users=users, items=positives), replace(two, negatives=None))
+    assert float(norms["table-norm"]) / 0.1 * model.n_items / 2 == pytest.approx(2.09077028, abs=5e-9)
+
+
 def small(seed: int = 0, present: np.ndarray | None = None, n_items: int = 30, **changes: object) -> MHCR:
     """A best-setting model on a small random log whose last four items are cold."""
     rng = np.random.default_rng(seed)
@@ -174,6 +256,38 @@ def test_no_hypergraph_weight_no_hypergraph_influence():
         for edges in model.edges:
             edges.add_(1)
     assert torch.equal(before, model.item_vectors())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"item_layers": 2, "layers": 2},
+        {"setting": "paper", "normalise": "both", "membership_noise": False},
+    ],
+)
+def test_order_of_users_and_items_does_not_matter(changes):
+    """Property 5: users and items in another order give the same vectors in that order."""
+    first = small(**changes)
+    users, items = (torch.randperm(n, generator=torch_stream(n, "order")) for n in (12, 30))
+    place = items.argsort().numpy()
+    pairs = users.argsort().numpy()[first.log.users], place[first.log.items]
+    log = Interactions.from_pairs(*pairs, 12, 30)
+    second = MHCR(first.config, log, torch_stream(0, "init"), views_of(first, items.tolist()))
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            order = {"user_table": users, "item_table": items}.get(name)
+            given = dict(first.named_parameters())[name]
+            parameter.copy_(given if order is None else given[order])
+    for mine, other, order in zip(
+        first.vectors_for_scoring(), second.vectors_for_scoring(), (users, items), strict=True
+    ):
+        assert torch.allclose(mine[order], other, atol=1e-5)
+
+
+def test_hypergraphs_without_a_layer_are_refused():
+    with pytest.raises(InputError, match=r"model\.hyper_layers"):
+        build_config(model="mhcr", overrides=["model.hyper_layers=0"])
 
 
 def test_order_of_hyperedges_does_not_matter():
@@ -294,8 +408,6 @@ def test_gradient_reach_of_the_reproducing_settings():
 
 
 def test_merged_rows_of_a_batch_weigh_as_often_as_they_stand_there():
-    from firstlight.losses.contrastive import info_nce, joint_contrast
-
     rng = torch_stream(0, "rows")
     a, b, table = (torch.randn(n, 5, generator=rng, dtype=torch.float64) for n in (3, 3, 7))
     rows = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -384,26 +496,6 @@ def test_a_hidden_item_learns_nothing_of_its_own_id(changes):
             assert float(slope[row].abs().max()) < 1e-12
             others = slope[(~model.cold).nonzero()[:, 0]]
             assert float(others.abs().max()) > 0  # its neighbours and hyperedges speak of others
-
-
-@pytest.mark.parametrize("norm", ["edges", "none"])
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_without_its_own_row_a_hypergraph_is_that_of_the_others(layers, norm):
-    """What is taken away again, against a hypergraph that the row never sent into."""
-    rng = torch_stream(0, "members")
-    members = memberships(torch.randn(9, 4, generator=rng, dtype=torch.float64), 0.5)
-    start = torch.randn(9, 5, generator=rng, dtype=torch.float64)
-    sums = gathered(members, start)
-    weights = weights_without_own(members, members, sums, layers, norm)
-    for row in range(9):
-        others = members * (torch.arange(9) != row)[:, None]
-        expected = members[row] @ hyperedge_vectors(others, start, layers, norm)
-        found = weights[row] @ sums.start - (weights[row] @ members[row]) * start[row]
-        assert torch.allclose(found, expected, atol=1e-12)
-    # A hyperedge with one member is empty without it.
-    lonely = torch.eye(3, dtype=torch.float64)
-    held = gathered(lonely, start[:3])
-    assert torch.equal(weights_without_own(lonely, lonely, held, 1, "edges"), torch.zeros(3, 3).double())
 
 
 def test_the_table_of_negatives_is_named():

@@ -221,6 +221,8 @@ def test_content_knn_refuses_weights_that_mean_nothing():
         make("content-knn", log_with_cold(), overrides=["model.weights={colour: 1}"])
     with pytest.raises(InputError, match="weight"):
         build_config(model="content-knn", overrides=["model.weights={view0: -1}"])
+    with pytest.raises(InputError, match=r"leaves out every view(?s:.)*view0, view1"):
+        make("content-knn", log_with_cold(), overrides=["model.weights={view0: 0, view1: 0}"])
     assert ContentKNN.needs_views
     assert not ContentKNN.trainable
     assert ContentKNNConfig().weights == {}

@@ -17,6 +17,7 @@ from firstlight.graphs.hypergraph import memberships
 from firstlight.losses.contrastive import info_nce, joint_contrast, rank_contrast
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
+from firstlight.models import mhcr
 from firstlight.models.base import Batch
 from firstlight.models.mhcr import MHCR, MHCRConfig
 from firstlight.models.towers import content_input
@@ -553,3 +554,22 @@ def test_reproducing_settings_rank_a_cold_item_by_its_id_and_the_graphs(setting)
     raw, calibrated = model.raw_vectors()[1], model.item_vectors()
     assert torch.equal(calibrated[:4, :-1], raw[:4])
     assert torch.allclose(calibrated[4], torch.cat([raw[4] / 2, raw.new_tensor([2.0])]))
+
+
+@pytest.mark.parametrize("fusion", ["none", "last-layer", "side"])
+@pytest.mark.parametrize("hyper_weight", [0.0, 0.2])
+def test_what_no_score_reads_is_not_made(fusion, hyper_weight, monkeypatch):
+    """Neighbours of new items without the content side, memberships without a weight; training has its own."""
+    model = small(fusion=fusion, hyper_weight=hyper_weight)
+    made = set()
+    for name in ("nearest_unit", "memberships", "hyperedge_vectors"):
+        real = getattr(mhcr, name)
+        monkeypatch.setattr(
+            mhcr, name, lambda *given, name=name, real=real: (made.add(name), real(*given))[1]
+        )
+    expected = {"nearest_unit"} if fusion == "side" else set()
+    expected |= {"memberships", "hyperedge_vectors"} if hyper_weight else set()
+    assert model.encode_items(views_of(model, [27, 3])).shape == (2, 9)
+    assert model.encode_users(model.log).shape == (12, 9)
+    assert model.handing(model.content[torch.tensor([4])])[1].shape[1] == model.histories().handed.shape[1]
+    assert made == expected

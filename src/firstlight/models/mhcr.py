@@ -54,13 +54,14 @@ class _Learned:
     """What encoding new rows reads of a trained model; computed once, see :meth:`ItemGraphModel._learned`."""
 
     units: list[Tensor]
-    """Per view, normalised content of the catalogue: the keys of a new item's neighbours."""
+    """Per view, normalised content of the catalogue: the keys of a new item's neighbours. Empty, like the two lists
+    below, where no score reads content neighbours."""
     sources: list[Tensor]
     """Per view, what an item hands to its content neighbours."""
     gated: list[Tensor]
     """Per view, what of it is the item's own."""
     held: list[Tensor]
-    """Per view, hyperedge vectors."""
+    """Per view, hyperedge vectors; zero where no score reads them."""
     own: list[tuple[Sent, Gathered]]
     """Per view, what clicked items send into hyperedges, and its sums: what a clicked item has to do without where
     content alone stands for it. Empty where no score reads it."""
@@ -390,22 +391,28 @@ class MHCR(MHCRTerms[_Learned]):
     def _learn(self) -> _Learned:
         config = self.config
         clicks, _ = self._clicks()
-        logits, held, own = [], [], []
+        logits, own = [], []
+        held = [clicks[1].new_zeros(config.hyperedges, config.dim) for _ in self.edges]
         for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
+            if not config.hyper_weight:  # no score reads them
+                break
             logits.append(values @ edges)
             members = self._shown(memberships(logits[-1], config.membership_temperature), view)
             senders = members * ~self.cold[:, None] if self._inductive else members
-            held.append(hyperedge_vectors(senders, clicks[1], config.hyper_layers, config.hyper_norm))
-            if config.hyper_weight and self._inductive:
+            held[view] = hyperedge_vectors(senders, clicks[1], config.hyper_layers, config.hyper_norm)
+            if self._inductive:
                 sends = self._sent(senders, clicks[1], self.item_table)
                 own.append((sends, sends.sums))
-        gated = sources = self._sources(False)
-        for _ in range(config.item_layers - 1):
-            sources = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
-        nodes = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
+        units: list[Tensor] = []
+        gated = sources = nodes = units
+        if config.fusion == "side":
+            units = [F.normalize(values, dim=1) for values in self.content.values]
+            gated = sources = self._sources(False)
+            for _ in range(config.item_layers - 1):
+                sources = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
+            nodes = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
         # A clicked item without an ID of its own hands on its content alone.
         layers, last = (layer * ~self.cold[:, None] for layer in self._item_layers())
-        units = [F.normalize(values, dim=1) for values in self.content.values]
         degrees = torch.from_numpy(np.maximum(self.log.item_degrees, 1)).to(layers.dtype)
         reach = degrees[:, None] ** -0.5
         handed = self._handed(
@@ -413,7 +420,7 @@ class MHCR(MHCRTerms[_Learned]):
             last * reach,
             [node * reach for node in nodes],
             logits,
-            self._generated(self.content, None),
+            self._generated(self.content, None) if config.user_content else None,
         )
         return _Learned(units, sources, gated, held, own, handed)
 
@@ -426,7 +433,7 @@ class MHCR(MHCRTerms[_Learned]):
         parts |= {f"logits.{view}": of_view for view, of_view in enumerate(logits)}
         if content is not None:
             parts["content"] = content
-        return torch.cat([parts[name] for name in columns(self.config, len(logits))], dim=1)
+        return torch.cat([parts[name] for name in columns(self.config, len(self.edges))], dim=1)
 
     def _item_layers(self) -> tuple[Tensor, Tensor]:
         """Sum of the click graph's item layers 0…L−1, and layer L−1."""
@@ -462,11 +469,17 @@ class MHCR(MHCRTerms[_Learned]):
         return vectors, self._handed(nothing, nothing, nodes, logits, content)
 
     def _from_content(self, rows: ContentRows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
-        """Vectors, and what they are made of: per view nodes and hyperedge logits; the generated vectors."""
+        """Vectors, and what they are made of: per view nodes and hyperedge logits; the generated vectors.
+
+        What no score reads is not made: an empty list.
+        """
         learned, config = self._learned(), self.config
         nodes, hyper, logits = [], [], []
         for view, values in enumerate(rows.values):
-            nodes.append(self._of_neighbours(view, values, rows.ids))
+            if config.fusion == "side":
+                nodes.append(self._of_neighbours(view, values, rows.ids))
+            if not config.hyper_weight:
+                continue
             logits.append(values @ self.edges[view])
             members = (
                 memberships(logits[-1], config.membership_temperature) * rows.present[:, view : view + 1]
@@ -479,7 +492,7 @@ class MHCR(MHCRTerms[_Learned]):
                 hyper[-1][warm] = without_own(
                     members[warm], own, sums, config.hyper_layers, config.hyper_norm
                 )
-        zeros = torch.zeros(len(rows), config.dim, dtype=nodes[0].dtype)
+        zeros = torch.zeros(len(rows), config.dim, dtype=rows.values[0].dtype)
         side = self._fused(nodes, zeros, rows.present, False) if config.fusion == "side" else None
         content = self._generated(rows, None)
         vectors = self._sum(zeros, side, hyper, content)

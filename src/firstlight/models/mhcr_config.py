@@ -59,9 +59,10 @@ class MHCRConfig(ItemGraphConfig):
     """Where the defaults come from. ``released``: the authors' code, in which a misnamed variable puts the last
     LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. In the
     first two an item of the catalogue that nobody clicked is ranked by its untrained ID and the graphs, as the authors'
-    code does; items that are added later have no ID, and are made of content in all three. Of the
-    released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
-    makes an unseen item's features strangers to the model, the second makes metrics random."""
+    code does; items that are added later have no ID, and are made of content in all three. Of the released code,
+    trainable raw features and Gumbel noise during evaluation are in none of the three: the first makes an unseen item's
+    features strangers to the model, the second makes metrics random. Nor is the factor .96^(epoch/50) on the released
+    learning rate of 1e-3: ``training.schedule`` decides."""
 
     init: Literal["xavier", "spectral"] = "spectral"
     """Start of the ID vectors (released: Xavier-uniform). ``best`` starts where a truncated SVD of the click graph
@@ -166,7 +167,8 @@ class MHCRConfig(ItemGraphConfig):
     """Rank by what training compared (cosine, if normalised), or by the raw inner product."""
 
     batch_l2: float = Field(0.0, ge=0)
-    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight)."""
+    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight). The batch as it comes: the released code divides the
+    short last one of an epoch by the configured size, too."""
 
     table_norm: float = Field(0.0, ge=0)
     """Weight of (‖Z_U‖_F + ‖Z_I‖_F)/n_items (embloss_weight; negligible by construction, for parity)."""

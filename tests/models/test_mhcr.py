@@ -481,6 +481,7 @@ REACHING_BACK = [
     {"hyper_weight": 0.3, "layers": 4, "hyper_layers": 3, "hyper_norm": "none"},
     {"hyper_weight": 0.0, "item_layers": 2},
     {"hyper_weight": 0.3, "layers": 3, "item_layers": 3, "hyper_dropout": 0.3},
+    {"hyper_weight": 0.3, "layers": 2, "fusion": "last-layer"},
 ]
 
 
@@ -573,3 +574,17 @@ def test_what_no_score_reads_is_not_made(fusion, hyper_weight, monkeypatch):
     assert model.encode_users(model.log).shape == (12, 9)
     assert model.handing(model.content[torch.tensor([4])])[1].shape[1] == model.histories().handed.shape[1]
     assert made == expected
+
+
+def test_items_from_outside_ask_for_nothing_that_clicked_ones_sent(monkeypatch):
+    """What comes back over the click graph costs many products from four layers on: a server never needs it."""
+    model = small(layers=4)
+    calls = []
+    real = mhcr.own_returns
+    monkeypatch.setattr(mhcr, "own_returns", lambda *given: (calls.append(1), real(*given))[1])
+    model.encode_items(views_of(model, [1, 2]))
+    model.vectors_for_scoring()
+    assert not calls
+    for _ in range(2):
+        model.as_if_cold(torch.tensor([1, 29]))
+    assert calls == [1]

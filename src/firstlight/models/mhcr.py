@@ -62,9 +62,9 @@ class _Learned:
     """Per view, what of it is the item's own."""
     held: list[Tensor]
     """Per view, hyperedge vectors; zero where no score reads them."""
-    own: list[tuple[Sent, Gathered]]
+    sent: list[tuple[Sent, Gathered]]
     """Per view, what clicked items send into hyperedges, and its sums: what a clicked item has to do without where
-    content alone stands for it. Empty where no score reads it."""
+    content alone stands for it. Filled when it is first asked for; items from outside never ask."""
     handed: Tensor
     """``(n_items, width)`` what an item hands to users; see :func:`firstlight.models.mhcr_histories.columns`."""
 
@@ -158,7 +158,7 @@ class MHCR(MHCRTerms[_Learned]):
         """Everything of one step, on all users and items."""
         hidden, training = self._hidden(rng), rng is not None
         clicks, last = self._clicks()
-        shown = clicks[0], clicks[1] * ~hidden[:, None]
+        shown, last = ((users, items * ~hidden[:, None]) for users, items in (clicks, last))
         cold_too = training and self.config.cold_loss > 0
         views: list[Nodes] = []
         sources: list[Tensor] = []
@@ -391,18 +391,14 @@ class MHCR(MHCRTerms[_Learned]):
     def _learn(self) -> _Learned:
         config = self.config
         clicks, _ = self._clicks()
-        logits, own = [], []
+        logits = []
         held = [clicks[1].new_zeros(config.hyperedges, config.dim) for _ in self.edges]
         for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
             if not config.hyper_weight:  # no score reads them
                 break
             logits.append(values @ edges)
-            members = self._shown(memberships(logits[-1], config.membership_temperature), view)
-            senders = members * ~self.cold[:, None] if self._inductive else members
+            senders = self._senders(logits[view], view)
             held[view] = hyperedge_vectors(senders, clicks[1], config.hyper_layers, config.hyper_norm)
-            if self._inductive:
-                sends = self._sent(senders, clicks[1], self.item_table)
-                own.append((sends, sends.sums))
         units: list[Tensor] = []
         gated = sources = nodes = units
         if config.fusion == "side":
@@ -422,7 +418,22 @@ class MHCR(MHCRTerms[_Learned]):
             logits,
             self._generated(self.content, None) if config.user_content else None,
         )
-        return _Learned(units, sources, gated, held, own, handed)
+        return _Learned(units, sources, gated, held, [], handed)
+
+    def _senders(self, logits: Tensor, view: int) -> Tensor:
+        """``(n_items, hyperedges)`` memberships in evaluation of the items that send."""
+        members = self._shown(memberships(logits, self.config.membership_temperature), view)
+        return members * ~self.cold[:, None] if self._inductive else members
+
+    def _all_sent(self) -> list[tuple[Sent, Gathered]]:
+        """Per view, what clicked items send as training left it; see :class:`_Learned`."""
+        known = self._learned().sent
+        if not known:
+            clicks = self._clicks()[0][1]
+            for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
+                sends = self._sent(self._senders(values @ edges, view), clicks, self.item_table)
+                known.append((sends, sends.sums))
+        return known
 
     def _handed(
         self, clicks: Tensor, last: Tensor, nodes: list[Tensor], logits: list[Tensor], content: Tensor | None
@@ -475,6 +486,7 @@ class MHCR(MHCRTerms[_Learned]):
         """
         learned, config = self._learned(), self.config
         nodes, hyper, logits = [], [], []
+        warm = self._clicked(rows)
         for view, values in enumerate(rows.values):
             if config.fusion == "side":
                 nodes.append(self._of_neighbours(view, values, rows.ids))
@@ -485,11 +497,11 @@ class MHCR(MHCRTerms[_Learned]):
                 memberships(logits[-1], config.membership_temperature) * rows.present[:, view : view + 1]
             )
             hyper.append(members @ learned.held[view])
-            if rows.ids is not None and learned.own:
-                warm = (~self.cold[rows.ids]).nonzero()[:, 0]
-                sends, sums = learned.own[view]
+            if len(warm):
+                assert rows.ids is not None
+                sends, sums = self._all_sent()[view]
                 own = sends.rows(rows.ids[warm])
-                hyper[-1][warm] = without_own(
+                hyper[view][warm] = without_own(
                     members[warm], own, sums, config.hyper_layers, config.hyper_norm
                 )
         zeros = torch.zeros(len(rows), config.dim, dtype=rows.values[0].dtype)
@@ -498,6 +510,12 @@ class MHCR(MHCRTerms[_Learned]):
         vectors = self._sum(zeros, side, hyper, content)
         unit_items = config.scoring == "trained" and config.normalise in ("both", "item")
         return F.normalize(vectors, dim=1) if unit_items else vectors, nodes, logits, content
+
+    def _clicked(self, rows: ContentRows) -> Tensor:
+        """Which rows are items of the catalogue that send something of their own."""
+        if rows.ids is None or not self._inductive:
+            return torch.zeros(0, dtype=torch.int64)
+        return (~self.cold[rows.ids]).nonzero()[:, 0]
 
     def _of_neighbours(self, view: int, values: Tensor, ids: Tensor | None) -> Tensor:
         """``(n, dim)`` what content neighbours hand to new rows, or to rows ``ids`` of the catalogue as if new."""

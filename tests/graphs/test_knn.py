@@ -12,7 +12,14 @@ from firstlight.core.errors import MissingExtraError
 from firstlight.core.extras import installed
 from firstlight.graphs import knn
 from firstlight.graphs.ann import PAYS_FROM, candidates
-from firstlight.graphs.knn import Neighbours, chosen_method, item_neighbours
+from firstlight.graphs.knn import (
+    Neighbours,
+    chosen_method,
+    item_neighbours,
+    neighbour_map,
+    returned,
+    row_weights,
+)
 
 needs_faiss = pytest.mark.skipif(not installed("ann"), reason="the extra 'ann' (faiss-cpu) is not installed")
 METHODS = ["exact", pytest.param("faiss", marks=needs_faiss)]
@@ -75,6 +82,40 @@ def test_double_precision_is_weighed_in_double(method):
     expected = by_hand(features, 3, torch.ones(50, dtype=torch.bool), True)
     assert found.similarities.dtype == torch.float64
     np.testing.assert_allclose(found.similarities.numpy(), expected.similarities.numpy(), atol=1e-12)
+
+
+def test_the_released_graph():
+    """Property 3 of mhcr §10: k entries a row, the item itself among them, D^{-½} A D^{-½} with D of row sums."""
+    features = torch.rand(30, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.01
+    near = item_neighbours(features, 4)
+    graph = neighbour_map(near, 30, dtype=torch.float64)(torch.eye(30, dtype=torch.float64))
+    assert ((graph > 0).sum(dim=1) == 4).all()
+    assert (graph.diagonal() > 0).all()
+    unit = torch.nn.functional.normalize(features, dim=1)
+    cosines = unit @ unit.T
+    kept = torch.zeros_like(cosines).scatter(1, near.ids, cosines.gather(1, near.ids))
+    assert torch.equal(near.ids.sort(dim=1).values, cosines.topk(4, dim=1).indices.sort(dim=1).values)
+    degrees = kept.sum(dim=1)
+    torch.testing.assert_close(graph, degrees[:, None] ** -0.5 * kept * degrees**-0.5)
+    # Lengths say nothing.
+    scaled = features * torch.linspace(0.1, 9, 30, dtype=torch.float64)[:, None]
+    again = item_neighbours(scaled, 4)
+    assert torch.equal(again.ids, near.ids)
+    torch.testing.assert_close(again.similarities, near.similarities)
+
+
+@pytest.mark.parametrize("hops", [2, 3, 4])
+def test_what_comes_back_over_neighbours(hops, monkeypatch):
+    """The diagonal of a power of the graph, without the power."""
+    near = item_neighbours(clusters(25, 4, 3), 3, without_self=True)
+    graph = neighbour_map(near, 25, normalisation="rows", dtype=torch.float64)
+    matrix = graph(torch.eye(25, dtype=torch.float64))
+    weighed = Neighbours(near.ids, row_weights(near))
+    monkeypatch.setattr(knn, "_PATHS", 200)
+    found = returned(weighed, weighed, torch.arange(25), hops)
+    expected = torch.linalg.matrix_power(matrix, hops).diagonal()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+    assert expected.max() > 0.05
 
 
 @needs_faiss

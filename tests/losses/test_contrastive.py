@@ -72,3 +72,20 @@ def test_bounds_and_scale():
     assert float(pairwise_contrast([a, b], 0.2)) == pytest.approx(
         float((info_nce(a, b, 0.2) + info_nce(b, a, 0.2)) / 2), abs=1e-12
     )
+    # A row's length is of no account to the joint form either, in whichever view or table it stands.
+    joint = float(joint_contrast([a, b, c], a, 0.2))
+    assert float(joint_contrast([a * scale, b, c / scale], a * scale**2, 0.2)) == pytest.approx(
+        joint, abs=1e-12
+    )
+
+
+def test_sorted_comparison_stays_within_its_bounds():
+    """Cosines lie within ±1, so the loss lies between softplus(−20) and softplus(20), and comes near to both."""
+    low, high = F.softplus(t([[-20, 20]]))[0].tolist()
+    opposite, swap = t([[1, 1, 1], [-1, -1, -1]]), torch.tensor([1, 0])
+    assert float(rank_contrast(opposite, opposite, swap, 0.1)) == pytest.approx(low, rel=1e-9)
+    assert float(rank_contrast(opposite, -opposite, swap, 0.1)) == pytest.approx(high, rel=1e-9)
+    rng = torch_stream(2, "rows")
+    for _ in range(5):
+        x, y = (torch.randn(7, 4, generator=rng, dtype=torch.float64) for _ in range(2))
+        assert low <= float(rank_contrast(x, y, torch.randperm(7, generator=rng), 0.1)) <= high

@@ -221,6 +221,8 @@ def test_content_knn_refuses_weights_that_mean_nothing():
         make("content-knn", log_with_cold(), overrides=["model.weights={colour: 1}"])
     with pytest.raises(InputError, match="weight"):
         build_config(model="content-knn", overrides=["model.weights={view0: -1}"])
+    with pytest.raises(InputError, match=r"leaves out every view(?s:.)*view0, view1"):
+        make("content-knn", log_with_cold(), overrides=["model.weights={view0: 0, view1: 0}"])
     assert ContentKNN.needs_views
     assert not ContentKNN.trainable
     assert ContentKNNConfig().weights == {}
@@ -347,6 +349,12 @@ def test_dropoutnet_preferences_stay_frozen():
 
 
 # --- CLCRec
+
+
+@pytest.mark.parametrize("hidden", ["[0]", "[-3]", "[200,0]"])
+def test_dropoutnet_refuses_layers_without_a_unit(hidden):
+    with pytest.raises(InputError, match=r"model\.hidden.*greater than or equal to 1"):
+        build_config(model="dropoutnet", overrides=[f"model.hidden={hidden}"])
 
 
 def test_clcrec_known_answer():

@@ -459,6 +459,32 @@ def test_freedom_cold_item_is_the_mean_of_its_warm_neighbours():
     assert torch.allclose(model.item_vectors()[9:, :-1], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("name", ["freedom", "mgcn"])
+def test_a_new_item_costs_its_own_row(name, layers, monkeypatch):
+    """What the catalogue hands on is made once, and again after a parameter changed."""
+    log = random_log(9, 14, 60)
+    model = build(name, log, item_layers=layers)
+    new = first_rows(random_views(14, seed=1), 2)
+    before = model.encode_items(new)
+    work = {"freedom": "_by_content", "mgcn": "_by_view"}[name]
+    made = getattr(type(model), work)
+    calls = []
+
+    def counted(self, layers):
+        calls.append(layers)
+        return made(self, layers)
+
+    monkeypatch.setattr(type(model), work, counted)
+    assert torch.equal(model.encode_items(new), before)
+    assert not calls
+    put(model.item_table, model.item_table * 2 + 1)
+    assert not torch.allclose(model.encode_items(new), before)
+    assert calls
+    model.load_state_dict(build(name, log, item_layers=layers).state_dict())
+    assert torch.equal(model.encode_items(new), before)
+
+
 @pytest.mark.parametrize("name", CONTENT)
 @pytest.mark.parametrize("normalise", ["none", "both"])
 def test_cold_items_find_their_users(name, normalise):

@@ -18,6 +18,14 @@ from worlds import checkerboard, random_log, random_views
 
 TRAINABLE = [name for name in MODELS.names() if MODELS.load(name).trainable]
 QUICK = ["training.batch_size=32", "training.lr=0.05", "negatives.count=16", "training.schedule=constant"]
+HYPER = {"hyper_weight": 0.3, "hyperedges": 4}
+#: Content models as they come, and where their items reach back to themselves.
+CONTENT_ALONE = [
+    *[(name, {}) for name in TRAINABLE if MODELS.load(name).needs_views],
+    *[(name, {"item_layers": layers}) for name in ("mhcr", "freedom", "mgcn") for layers in (2, 3)],
+    *[("mhcr", HYPER | {"layers": layers, "hyper_layers": layers}) for layers in (1, 2, 4)],
+    ("mhcr", HYPER | {"item_layers": 2, "layers": 2, "hyper_layers": 2, "hyper_norm": "none"}),
+]
 
 
 def build(name: str, log, seed: int = 0):
@@ -119,6 +127,16 @@ def test_item_knn_against_a_double_loop():
     assert build("item-knn", log).scores(torch.arange(10)).numpy() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("n_items", [40, 400])
+def test_item_knn_takes_the_first_of_equally_near_items(n_items):
+    """One user clicked everything, so all cosines are equal."""
+    log = random_log(1, n_items, 0)
+    log = type(log)(np.array([0, n_items]), np.arange(n_items, dtype=log.items.dtype), n_items)
+    model = build_model(MODELS.load("item-knn").Config(neighbours=5), log, torch_stream(0, "init"))
+    assert model.neighbours[0].tolist() == [1, 2, 3, 4, 5]
+    assert model.neighbours[3].tolist() == [0, 1, 2, 4, 5]
+
+
 def test_lightgcn_is_the_mean_of_powers_of_the_adjacency():
     """He et al. eq. 8, on the (n + m)² matrix that the papers write."""
     log = random_log(6, 8, 20)
@@ -169,11 +187,12 @@ def test_spectral_start_finds_the_leading_subspace():
     assert float(scores[same].min()) > float(scores[~same].max())
 
 
-@pytest.mark.parametrize("name", [n for n in TRAINABLE if MODELS.load(n).needs_views])
-def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name):
-    """Not its own neighbour either: nobody who ranks it as if it were new may read its ID."""
+@pytest.mark.parametrize(("name", "changes"), CONTENT_ALONE)
+def test_content_alone_stands_for_an_item_whatever_it_learned_of_its_own(name, changes):
+    """Not its own neighbour either: nobody who ranks it as if it were new may read its ID, on whatever way back."""
     log = random_log(9, 14, 60)
-    model = build(name, log)
+    config = MODELS.load(name).Config(**changes)
+    model = build_model(config, log, torch_stream(0, "init"), views_for(name, log))
     rows = torch.from_numpy(np.flatnonzero(log.item_degrees)[:3])
     before = model.as_if_cold(rows)
     for place, row in enumerate(rows.tolist()):

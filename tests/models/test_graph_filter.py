@@ -133,6 +133,39 @@ def test_singular_subspace_against_lapack(shape, pairs, rank):
     assert lengths == pytest.approx(values[:rank], abs=1e-6)  # in order, the largest first
 
 
+@pytest.mark.parametrize("shape", [(40, 3000), (3000, 40)])
+def test_a_short_side_is_decomposed_without_users_times_items(shape, monkeypatch):
+    """By the Gram matrix of the short side: the formulas' answer, and no table of users × items on the way."""
+    log = random_log(*shape, 4000)
+    largest = 0
+    for name in ("zeros", "empty"):
+        made = getattr(torch, name)
+
+        def counted(*sizes, made=made, **kwargs):
+            nonlocal largest
+            table = made(*sizes, **kwargs)
+            largest = max(largest, table.numel())
+            return table
+
+        monkeypatch.setattr(torch, name, counted)
+    found = right_singular_vectors(log, 30, torch_stream(0, "init")).numpy()
+    monkeypatch.undo()
+    assert largest <= shape[1] * 30 + 40 * 40
+    assert largest < shape[0] * shape[1]
+    assert found.T @ found == pytest.approx(np.eye(30), abs=1e-10)
+    config = GraphFilterConfig(kind="bspm", rank=30)
+    assert all_scores(build(log, kind="bspm", rank=30)) == pytest.approx(dense(log, config), abs=1e-9)
+
+
+def test_a_short_side_with_fewer_directions_than_rows():
+    """Users who click alike: their directions that only rounding gives have no part in a score."""
+    kinds = random_log(6, 200, 120)
+    rows = [kinds.row(kind) for kind in range(6) for _ in range(4)]
+    log = Interactions(np.r_[0, np.cumsum([len(row) for row in rows])], np.concatenate(rows), 200)
+    config = GraphFilterConfig(kind="gf-cf", rank=24)
+    assert all_scores(build(log, rank=24)) == pytest.approx(dense(log, config), abs=1e-9)
+
+
 @pytest.mark.parametrize("copies", [1, 30])
 def test_fewer_directions_than_vectors(copies):
     """Rank 6 however many rows: the spectrum ends inside the block, and the rest may not disturb it."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
 from firstlight.data.catalogue import FeatureMatrix
 from firstlight.data.interactions import Interactions
+from firstlight.graphs.hypergraph import memberships
+from firstlight.losses.contrastive import info_nce, joint_contrast, rank_contrast
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
+from firstlight.models import mhcr
 from firstlight.models.base import Batch
 from firstlight.models.mhcr import MHCR, MHCRConfig
 from firstlight.models.towers import content_input
+from firstlight.training.config import build_config
 
 
 def fill(rows: int, columns: int, s: float, o: float, a: float) -> torch.Tensor:
@@ -132,6 +139,84 @@ def test_golden_totals(setting, total, ranking, user, cold_item):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "squares", "norms"), [("released", 1.284e-4, 0.75085824), ("paper", 4.590e-5, 0.45493966)]
+)
+def test_golden_terms_one_by_one(setting, squares, norms):
+    """Every part of the objective that the fixture names, so that none can make up for another."""
+    model = golden(setting)
+    encoded = model.encode(0, torch.Generator())
+    terms = model.extra_losses(encoded, BATCH)
+    found = {
+        "squares": terms["batch-l2"],
+        "norms": terms["table-norm"] / 0.1,
+        "users side": info_nce(encoded.side[0][BATCH.users], encoded.clicks[0][BATCH.users], 0.2),
+        "items side": info_nce(encoded.side[1][BATCH.positives], encoded.clicks[1][BATCH.positives], 0.2),
+        "users joint": joint_contrast(
+            [pair.users[BATCH.users] for pair in encoded.hyper], encoded.hyper[1].users, 0.2
+        ),
+        "items joint": joint_contrast(
+            [pair.items[BATCH.positives] for pair in encoded.hyper], encoded.hyper[1].items, 0.2
+        ),
+    }
+    order = torch.arange(8, -1, -1)
+    for name, hyper, graph in zip(model.view_dims, encoded.hyper, encoded.views, strict=True):
+        found[f"ranks {name}"] = rank_contrast(hyper.both, graph.both, order, 0.1)
+    expected = {
+        "squares": squares,
+        "norms": norms,
+        "users side": 1.16786626,
+        "items side": 0.28908871,
+        "users joint": 4.15932398,
+        "items joint": 4.82725667,
+        "ranks image": 0.87125865,
+        "ranks video": 0.80684342,
+        "ranks text": 1.01866838,
+    }
+    # The specification prints this one to four digits.
+    assert float(found.pop("squares").detach()) == pytest.approx(expected.pop("squares"), abs=5e-8)
+    for name, value in expected.items():
+        assert float(found[name].detach()) == pytest.approx(value, abs=1e-8), name
+
+
+def test_golden_memberships():
+    model = golden("released")
+    logits = model.content.values[0] @ model.edges[0]
+    near(memberships(logits, 0.5)[:, 0], [0.588941, 0.436520, 0.525484, 0.517697, 0.442733])
+    of_users = memberships(model.history.users_from(logits), 0.5)
+    near(of_users[:, 0], [0.526049, 0.461757, 0.605971, 0.543104])
+
+
+def test_an_item_without_a_click_stays_where_it_started():
+    """Property 2: E_ui = e/(L + 1), and nothing in the layers above."""
+    model = golden("released")
+    mean, last = model._clicks()
+    assert torch.allclose(mean[1][4], model.item_table[4] / 3, atol=1e-15)
+    assert not last[1][4].any()
+
+
+def test_tiny_oracle_of_the_ranking_terms():
+    """BPR with its L2 term by hand, and the norms of the tables (§10)."""
+    users, positives, negatives = (
+        torch.tensor(rows, dtype=torch.float64)
+        for rows in ([[1, 2], [0, 1]], [[1, 0], [1, 1]], [[0, 1], [2, 0]])
+    )
+    off = {"side_contrast": 0.0, "hyper_contrast_weight": 0.0, "cross_contrast_weight": 0.0}
+    model = golden("released", **off)
+    encoded = model.encode(0, torch.Generator())
+    two = Batch(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([2, 3]))
+    ones = torch.ones(2, dtype=torch.float64)
+    against = PairNegatives(negatives, torch.arange(2)[:, None])
+    scores = (users * positives).sum(dim=1)
+    ranking = ranking_loss(LossConfig(name="bpr"), users, scores, against, ones, ones).per_row.mean()
+    tables = replace(encoded, users=users, items=torch.cat([positives, negatives]))
+    squares = model.extra_losses(tables, two)["batch-l2"]
+    assert float(squares) == pytest.approx(3.5e-4, abs=1e-12)
+    assert float(ranking + squares) == pytest.approx(0.81361169, abs=5e-9)
+    norms = model.extra_losses(replace(encoded, users=users, items=positives), replace(two, negatives=None))
+    assert float(norms["table-norm"]) / 0.1 * model.n_items / 2 == pytest.approx(2.09077028, abs=5e-9)
+
+
 def small(seed: int = 0, present: np.ndarray | None = None, n_items: int = 30, **changes: object) -> MHCR:
     """A best-setting model on a small random log whose last four items are cold."""
     rng = np.random.default_rng(seed)
@@ -174,6 +259,38 @@ def test_no_hypergraph_weight_no_hypergraph_influence():
     assert torch.equal(before, model.item_vectors())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"item_layers": 2, "layers": 2},
+        {"setting": "paper", "normalise": "both", "membership_noise": False},
+    ],
+)
+def test_order_of_users_and_items_does_not_matter(changes):
+    """Property 5: users and items in another order give the same vectors in that order."""
+    first = small(**changes)
+    users, items = (torch.randperm(n, generator=torch_stream(n, "order")) for n in (12, 30))
+    place = items.argsort().numpy()
+    pairs = users.argsort().numpy()[first.log.users], place[first.log.items]
+    log = Interactions.from_pairs(*pairs, 12, 30)
+    second = MHCR(first.config, log, torch_stream(0, "init"), views_of(first, items.tolist()))
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            order = {"user_table": users, "item_table": items}.get(name)
+            given = dict(first.named_parameters())[name]
+            parameter.copy_(given if order is None else given[order])
+    for mine, other, order in zip(
+        first.vectors_for_scoring(), second.vectors_for_scoring(), (users, items), strict=True
+    ):
+        assert torch.allclose(mine[order], other, atol=1e-5)
+
+
+def test_hypergraphs_without_a_layer_are_refused():
+    with pytest.raises(InputError, match=r"model\.hyper_layers"):
+        build_config(model="mhcr", overrides=["model.hyper_layers=0"])
+
+
 def test_order_of_hyperedges_does_not_matter():
     model = small(hyper_layers=2)
     before = model.item_vectors()
@@ -184,7 +301,7 @@ def test_order_of_hyperedges_does_not_matter():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("item_layers", [1, 2])
+@pytest.mark.parametrize("item_layers", [1, 2, 3])
 def test_an_item_in_the_table_and_the_same_item_arriving_later(layers, item_layers):
     """Inductive equals transductive (property 11)."""
     model = small(hyper_layers=layers, item_layers=item_layers)
@@ -192,9 +309,8 @@ def test_an_item_in_the_table_and_the_same_item_arriving_later(layers, item_laye
     cold = [26, 27, 28, 29]
     assert torch.allclose(model.encode_items(views_of(model, cold)), table[cold], atol=1e-6)
     # ... and by the forward pass over the whole catalogue, not only by the shared path.
-    if item_layers == 1:
-        encoded = model.encode(0, None)
-        assert torch.allclose(F.normalize(encoded.items[cold], dim=1), table[cold, :-1], atol=1e-6)
+    encoded = model.encode(0, None)
+    assert torch.allclose(F.normalize(encoded.items[cold], dim=1), table[cold, :-1], atol=1e-6)
 
 
 def test_a_cold_item_changes_no_other_vector():
@@ -293,8 +409,6 @@ def test_gradient_reach_of_the_reproducing_settings():
 
 
 def test_merged_rows_of_a_batch_weigh_as_often_as_they_stand_there():
-    from firstlight.losses.contrastive import info_nce, joint_contrast
-
     rng = torch_stream(0, "rows")
     a, b, table = (torch.randn(n, 5, generator=rng, dtype=torch.float64) for n in (3, 3, 7))
     rows = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -359,3 +473,118 @@ def test_content_that_many_like_is_worth_more_to_everybody():
     bias = model.as_if_cold(torch.arange(56, 60))[:, -1]
     assert bias[0] > bias[1] + 0.1
     assert bias[2] > bias[3] + 0.1
+
+
+REACHING_BACK = [
+    {"hyper_weight": 0.3, "layers": 1},
+    {"hyper_weight": 0.3, "layers": 2, "hyper_layers": 2},
+    {"hyper_weight": 0.3, "layers": 4, "hyper_layers": 3, "hyper_norm": "none"},
+    {"hyper_weight": 0.0, "item_layers": 2},
+    {"hyper_weight": 0.3, "layers": 3, "item_layers": 3, "hyper_dropout": 0.3},
+    {"hyper_weight": 0.3, "layers": 2, "fusion": "last-layer"},
+]
+
+
+@pytest.mark.parametrize("changes", REACHING_BACK)
+def test_a_hidden_item_learns_nothing_of_its_own_id(changes):
+    """Neither where training hides its ID nor where all items are ranked as if they were cold (mhcr §9.1)."""
+    model = small(cold_share=0.5, content_dropout=0.0, hyper_contrast_weight=0.1, **changes).double()
+    encoded = model.encode(0, torch_stream(1, "step"))
+    hidden = (encoded.hidden & ~model.cold).nonzero()[:, 0].tolist()
+    assert hidden
+    for rows, vectors in ((hidden, encoded.items), ((~model.cold).nonzero()[:, 0].tolist(), encoded.if_cold)):
+        for row in rows:
+            (slope,) = torch.autograd.grad(vectors[row].sum(), model.item_table, retain_graph=True)
+            assert float(slope[row].abs().max()) < 1e-12
+            others = slope[(~model.cold).nonzero()[:, 0]]
+            assert float(others.abs().max()) > 0  # its neighbours and hyperedges speak of others
+
+
+def test_the_table_of_negatives_is_named():
+    """``text`` where nothing is said, wherever it stands; the last view where there is none."""
+    views = {name: FeatureMatrix(np.ones((5, 2), np.float32), np.ones(5, bool)) for name in ("text", "cover")}
+
+    def table(named: object = None, *, without: str = "") -> int:
+        given = {name: view for name, view in views.items() if name != without}
+        given |= {"clip": views["text"]} if without else {}
+        config = MHCRConfig(setting="released", dim=4, joint_table=named)
+        return MHCR(config, LOG, torch_stream(0, "init"), given).joint_table
+
+    assert [table(), table("cover"), table(1), table(without="text")] == [0, 1, 1, 1]
+    assert table(-1) == 0  # what saved runs hold
+    for unknown in ("titel", 2):
+        with pytest.raises(InputError, match=r"joint_table names .*(?s:.)*their views: text, cover"):
+            table(unknown)
+
+
+def test_the_released_table_is_the_default():
+    """The golden fixture without a word: its second view is the text."""
+    model = golden("released", joint_table=None)
+    terms = model.extra_losses(model.encode(0, torch.Generator()), BATCH)
+    assert float(terms["hyper-contrast"].detach()) == pytest.approx(
+        1e-5 * (4.15932398 + 4.82725667), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("setting", ["best", "paper", "released"])
+def test_a_catalogue_of_one_item_trains(setting):
+    """Batch normalisation over items then sees a single row."""
+    log = Interactions.from_pairs(np.array([0, 1]), np.array([0, 0]), 3, 1)
+    views = {"text": FeatureMatrix(np.ones((1, 3), np.float32), np.ones(1, bool))}
+    model = MHCR(MHCRConfig(setting=setting, dim=4), log, torch_stream(0, "init"), views)
+    encoded = model.encode(0, torch_stream(0, "step"))
+    batch = Batch(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.tensor([0, 0]))
+    (encoded.users.sum() + encoded.items.sum() + sum(model.extra_losses(encoded, batch).values())).backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+    assert all(bool(vectors.isfinite().all()) for vectors in model.vectors_for_scoring())
+
+
+@pytest.mark.parametrize("setting", ["paper", "released"])
+def test_reproducing_settings_rank_a_cold_item_by_its_id_and_the_graphs(setting):
+    """As the authors' code does; only the calibration, neutral unless fitted, is ours."""
+    model = golden(setting)
+    users, items = model.raw_vectors()
+    found = model.vectors_for_scoring()
+    assert torch.equal(found[0][:, :-1], users)
+    assert torch.equal(found[1], F.pad(items, (0, 1)))
+    before = model.item_vectors()[4]
+    with torch.no_grad():
+        model.item_table[4] += 1
+    assert not torch.allclose(model.item_vectors()[4], before)
+    model.calibrate(0.5, 2.0)
+    raw, calibrated = model.raw_vectors()[1], model.item_vectors()
+    assert torch.equal(calibrated[:4, :-1], raw[:4])
+    assert torch.allclose(calibrated[4], torch.cat([raw[4] / 2, raw.new_tensor([2.0])]))
+
+
+@pytest.mark.parametrize("fusion", ["none", "last-layer", "side"])
+@pytest.mark.parametrize("hyper_weight", [0.0, 0.2])
+def test_what_no_score_reads_is_not_made(fusion, hyper_weight, monkeypatch):
+    """Neighbours of new items without the content side, memberships without a weight; training has its own."""
+    model = small(fusion=fusion, hyper_weight=hyper_weight)
+    made = set()
+    for name in ("nearest_unit", "memberships", "hyperedge_vectors"):
+        real = getattr(mhcr, name)
+        monkeypatch.setattr(
+            mhcr, name, lambda *given, name=name, real=real: (made.add(name), real(*given))[1]
+        )
+    expected = {"nearest_unit"} if fusion == "side" else set()
+    expected |= {"memberships", "hyperedge_vectors"} if hyper_weight else set()
+    assert model.encode_items(views_of(model, [27, 3])).shape == (2, 9)
+    assert model.encode_users(model.log).shape == (12, 9)
+    assert model.handing(model.content[torch.tensor([4])])[1].shape[1] == model.histories().handed.shape[1]
+    assert made == expected
+
+
+def test_items_from_outside_ask_for_nothing_that_clicked_ones_sent(monkeypatch):
+    """What comes back over the click graph costs many products from four layers on: a server never needs it."""
+    model = small(layers=4)
+    calls = []
+    real = mhcr.own_returns
+    monkeypatch.setattr(mhcr, "own_returns", lambda *given: (calls.append(1), real(*given))[1])
+    model.encode_items(views_of(model, [1, 2]))
+    model.vectors_for_scoring()
+    assert not calls
+    for _ in range(2):
+        model.as_if_cold(torch.tensor([1, 29]))
+    assert calls == [1]

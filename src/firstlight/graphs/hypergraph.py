@@ -7,12 +7,29 @@ two thin products.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 HyperNorm = Literal["none", "edges"]
+
+#: A hyperedge of which one member holds all but this share is empty without that member: what is left is rounding.
+_LEAST_REST = 1e-4
+
+
+class Gathered(NamedTuple):
+    """Sums over all that send, of which each one's own part can be taken away again.
+
+    Attributes:
+        totals: ``(n_edges,)`` total membership.
+        gram: ``(n_edges, n_edges)`` HᵀH.
+        start: ``(n_edges, dim)`` HᵀY⁽⁰⁾.
+    """
+
+    totals: Tensor
+    gram: Tensor
+    start: Tensor
 
 
 def memberships(logits: Tensor, temperature: float, rng: torch.Generator | None = None) -> Tensor:
@@ -52,3 +69,45 @@ def hyperedge_vectors(members: Tensor, start: Tensor, layers: int, norm: HyperNo
         for _ in range(layers - 1):
             held = gram @ held
     return held
+
+
+def gathered(members: Tensor, start: Tensor) -> Gathered:
+    """The sums of :class:`Gathered`.
+
+    Args:
+        members: ``(n, n_edges)`` memberships of the rows that send.
+        start: ``(n, dim)`` their vectors.
+    """
+    return Gathered(members.sum(dim=0), members.T @ members, members.T @ start)
+
+
+def weights_without_own(
+    receivers: Tensor, senders: Tensor, sums: Gathered, layers: int, norm: HyperNorm = "none"
+) -> Tensor:
+    """How much each row receives of what every hyperedge gathers, as if the row itself sent nothing.
+
+    Row r's vector is then Σ over the others j of (w_r · h_j) y_j = w_r @ ``sums.start`` − (w_r · h_r) y_r. Taking a row
+    out changes every layer's sums by a rank of one, so all rows cost the products of one more propagation.
+
+    Args:
+        receivers: ``(n, n_edges)`` memberships of the rows as receivers.
+        senders: ``(n, n_edges)`` the same rows h as senders; zero for those that send nothing.
+        sums: Over all senders.
+        layers: L ≥ 1.
+        norm: As in :func:`hyperedge_vectors`.
+
+    Returns:
+        ``(n, n_edges)``.
+    """
+    rest = sums.totals - senders
+    alone = rest <= _LEAST_REST * sums.totals
+    rest = rest.masked_fill(alone, 1.0)
+
+    def averaged(weights: Tensor) -> Tensor:
+        return weights if norm == "none" else weights.masked_fill(alone, 0.0) / rest
+
+    weights = averaged(receivers)
+    for _ in range(layers - 1):
+        own = (weights * senders).sum(dim=1, keepdim=True)
+        weights = averaged(weights @ sums.gram - own * senders)
+    return weights

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +26,9 @@ from firstlight.graphs.propagation import SparseMap
 _FEW = 64
 #: Query rows whose candidates are weighed at once: their keys are copied.
 _WEIGHED = 512
+
+#: Paths that are followed at once.
+_PATHS = 2**22
 
 #: How a catalogue's own neighbours are found; ``auto`` is ``faiss`` where it pays and is installed, else ``exact``.
 Method = Literal["exact", "faiss", "auto"]
@@ -210,13 +214,54 @@ def neighbour_map(
     """
     ids = neighbours.ids.numpy()
     kept = ids >= 0
+    values = edge_weights(neighbours, weighting, normalisation)
+    indptr = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum(kept.sum(axis=1), out=indptr[1:])
+    return SparseMap(indptr, ids[kept], values[kept], n_keys, dtype)
+
+
+def edge_weights(
+    neighbours: Neighbours, weighting: Weighting, normalisation: Normalisation
+) -> npt.NDArray[np.float64]:
+    """``(n, k)`` entries of :func:`neighbour_map`; zero where there is no neighbour."""
+    ids = neighbours.ids.numpy()
+    kept = ids >= 0
     weights = neighbours.similarities.numpy().astype(np.float64) if weighting == "cosine" else kept * 1.0
     degrees = np.where(kept, weights, 0.0).sum(axis=1)
     safe = np.where(degrees > 0, degrees, 1.0)
     if normalisation == "rows":
-        values = weights / safe[:, None]
+        values: npt.NDArray[np.float64] = weights / safe[:, None]
     else:
         values = weights * safe[:, None] ** -0.5 * safe[np.maximum(ids, 0)] ** -0.5
-    indptr = np.zeros(len(ids) + 1, np.int64)
-    np.cumsum(kept.sum(axis=1), out=indptr[1:])
-    return SparseMap(indptr, ids[kept], values[kept], n_keys, dtype)
+    return values
+
+
+def row_weights(neighbours: Neighbours) -> Tensor:
+    """``(n, k)`` similarities over their sum; zero where there is no neighbour."""
+    similarities = neighbours.similarities
+    return similarities / similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def returned(first: Neighbours, lists: Neighbours, own: Tensor, hops: int) -> Tensor:
+    """How much of its own vector a row gets back over the neighbours of its neighbours.
+
+    Args:
+        first: ``(n, k)`` first hop; its ``similarities`` are the weights.
+        lists: ``(n_keys, k')`` further hops, likewise.
+        own: ``(n,)`` the key that each row is.
+        hops: Hops in all; the weights of all paths that lead back are added up.
+
+    Returns:
+        ``(n,)``.
+    """
+    longest = first.ids.shape[1] * lists.ids.shape[1] ** (hops - 1)
+    height = max(1, _PATHS // max(1, longest))
+    parts = [first.similarities.new_zeros(0)]
+    for start in range(0, len(own), height):
+        rows = slice(start, start + height)
+        ids, weights = first.ids[rows], first.similarities[rows]
+        for _ in range(hops - 1):
+            onward = lists.similarities[ids.clamp(min=0)] * weights[:, :, None]  # a weight of zero is no path
+            ids, weights = lists.ids[ids.clamp(min=0)].flatten(1), onward.flatten(1)
+        parts.append((weights * (ids == own[rows, None])).sum(dim=1))
+    return torch.cat(parts)

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Columns that go through the click graph at once.
+_COLUMNS = 64
+
 
 class Compressed(NamedTuple):
     """A sparse matrix by rows.
@@ -147,6 +150,32 @@ class BipartitePropagation:
             ``(n_users, dim)`` and ``(n_items, dim)``.
         """
         return self.users_from(items), self.items_from(users)
+
+    def items_by_items(self, items: Tensor, hops: int) -> Tensor:
+        """``(n_items, dim)`` Σ over h from 0 to ``hops`` of (ÂᵀÂ)^h times ``items``: what items hand to items."""
+        total = items
+        for _ in range(hops):
+            items = self.items_from(self.users_from(items))
+            total = total + items
+        return total
+
+    @torch.no_grad()
+    def item_returns(self, hops: int) -> Tensor:
+        """``(n_items,)`` diagonal of the matrix of :meth:`items_by_items`: what comes back to each item.
+
+        One hop is read off the entries. More are carried out for all items, a few columns at a time: so many sparse
+        products that nobody should want them often.
+        """
+        returns = torch.ones(len(self.to_items.indptr) - 1, dtype=self.to_items.values.dtype)
+        if hops == 1:
+            owners = torch.repeat_interleave(torch.arange(len(returns)), self.to_items.indptr.diff().long())
+            return returns.index_add(0, owners, self.to_items.values.square())
+        for lo in range(0, len(returns) if hops else 0, _COLUMNS):
+            own = torch.arange(lo, min(lo + _COLUMNS, len(returns)))
+            columns = torch.zeros(len(returns), len(own), dtype=returns.dtype)
+            columns[own, own - lo] = 1
+            returns[own] = self.items_by_items(columns, hops)[own, own - lo]
+        return returns
 
 
 def _compressed(

@@ -27,6 +27,10 @@ from firstlight.models.towers import candidate_scores, content_input, perceptron
 class CLCRecConfig(EmbeddingConfig):
     """Config of :class:`CLCRec`; the released MovieLens settings, with ``negatives.count=128``.
 
+    Other than as released: user and item tables start Xavier-uniform, not Xavier-normal; the encoder's input, unit
+    views side by side, is scaled to a root-mean-square of one per row, so that no width or absent view changes its
+    size.
+
     With negatives shared by the batch few free vectors move in a step: on MovieLens (small) ``training.lr=.03`` and 512
     of them trained the warm items (Recall@20 .29), .003 and 128 left them near chance.
     """

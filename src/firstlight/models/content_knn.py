@@ -64,6 +64,11 @@ class ContentKNN(Recommender):
                 f"model.weights names the view {unknown[0]!r}, which there is not",
                 hint=f"known: {', '.join(self.view_dims)}",
             )
+        if not any(config.weights.get(name, 1.0) for name in self.view_dims):
+            raise InputError(
+                "model.weights leaves out every view, so that all scores would be zero",
+                hint=f"give one of them a weight above 0: {', '.join(self.view_dims)}",
+            )
         weights = torch.tensor([config.weights.get(name, 1.0) for name in self.view_dims])
         self.register_buffer("weights", weights)
         self.weights: Tensor

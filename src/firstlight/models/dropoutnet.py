@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class DropoutNetConfig(EmbeddingConfig):
     dropped: float = Field(0.5, ge=0, le=1)
     """Share of a step's items whose preference input is set to zero (paper: p)."""
 
-    hidden: tuple[int, ...] = (200, 100)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = (200, 100)
     """Widths of the hidden layers of both towers."""
 
     preference: FactorOptions = FactorOptions()

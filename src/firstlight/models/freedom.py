@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from firstlight.core.errors import InputError
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.knn import Finder, item_neighbours
+from firstlight.graphs.knn import Finder, Neighbours, edge_weights, item_neighbours, returned
 from firstlight.graphs.pruning import PrunedGraph
 from firstlight.losses.negatives import Negatives, PairNegatives, SharedNegatives
 from firstlight.losses.ranking import bpr
 from firstlight.models.base import Batch, Encoded, Normalise, TrainsAsPublished
 from firstlight.models.content import ContentRows
 from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
-from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
+from firstlight.models.parts import Handed, item_graphs, light_propagation, linear, neighbour_means
 
 
 class FREEDOMConfig(ItemGraphConfig):
@@ -54,7 +55,7 @@ class FREEDOMConfig(ItemGraphConfig):
     """λ of the BPR terms of users against projected views (published grid: 0, 1e-5, 1e-4, 1e-3)."""
 
 
-class FREEDOM(TrainsAsPublished, ItemGraphModel):
+class FREEDOM(TrainsAsPublished, ItemGraphModel[Handed]):
     """User = LGN_u; item = LGN_i + h_i with h = (Σ_m α_m A_m)^{L_m} e (rivals A4)."""
 
     Config = FREEDOMConfig
@@ -99,10 +100,14 @@ class FREEDOM(TrainsAsPublished, ItemGraphModel):
             vectors = self._mixed([graph(vectors) for graph in self.item_graphs], self.content.present)
         return vectors
 
+    def _shares(self, present: Tensor) -> Tensor:
+        """``(n, n_views)`` weights of the views that an item has, which sum to one."""
+        weights = present * torch.tensor([self.config.view_weights.get(name, 1.0) for name in self.view_dims])
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+
     def _mixed(self, by_view: list[Tensor], present: Tensor) -> Tensor:
         """The weighted mean over the views that an item has."""
-        weights = present * torch.tensor([self.config.view_weights.get(name, 1.0) for name in self.view_dims])
-        weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+        weights = self._shares(present)
         return torch.stack([weights[:, m, None] * vectors for m, vectors in enumerate(by_view)]).sum(dim=0)
 
     def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
@@ -128,13 +133,36 @@ class FREEDOM(TrainsAsPublished, ItemGraphModel):
             return PairNegatives(vectors * present[:, None], index)
         return SharedNegatives(vectors[present] if bool(present.any()) else vectors * 0)
 
+    @torch.no_grad()
     def content_vectors(self, rows: ContentRows) -> Tensor:
-        """The content part h over the k nearest warm items; the click graph has nothing to add."""
-        table = self._by_content(self.config.item_layers - 1)
-        tables = [table] * len(self.view_dims)
-        means = neighbour_means(rows, self.content, ~self.cold, self.config.neighbours, "binary", tables)
+        """The content part h over the k nearest warm items; the click graph has nothing to add.
+
+        What an item of the catalogue gets back of its own ID, over neighbours of neighbours, is taken away.
+        """
+        learned, config = self._learned(), self.config
+        means, first = neighbour_means(rows, learned, ~self.cold, config.neighbours, "binary")
+        if rows.ids is not None and config.item_layers > 1:
+            lists = self._mixed_lists()
+            back = [returned(near, lists, rows.ids, config.item_layers)[:, None] for near in first]
+            means = [m - b * own[rows.ids] for m, b, own in zip(means, back, learned.own, strict=True)]
         vectors = self._mixed(means, rows.present)
         return self._normalised(vectors, vectors)[1]
+
+    def _learn(self) -> Handed:
+        table = self._by_content(self.config.item_layers - 1)
+        views = len(self.view_dims)
+        units = [F.normalize(values, dim=1) for values in self.content.values]
+        return Handed(units, [table] * views, [self.item_table] * views)
+
+    def _mixed_lists(self) -> Neighbours:
+        """``(n_items, n_views · k)`` neighbours over all views, weighed as a hop of :meth:`_by_content` weighs them."""
+        weights = self._shares(self.content.present)
+        by_view = [
+            torch.from_numpy(edge_weights(near, "binary", "symmetric")).float() * weights[:, m, None]
+            for m, near in enumerate(self.neighbour_lists)
+        ]
+        ids = torch.cat([near.ids for near in self.neighbour_lists], dim=1)
+        return Neighbours(ids, torch.cat(by_view, dim=1))
 
     def sparse_rows(self) -> list[str]:
         """Propagation touches every row."""

@@ -35,6 +35,10 @@ from firstlight.models.base import ModelConfig, Recommender
 #: columns, 0.25 at 128, 0.51 at 512, where neither side fits in the caches. ``embedding_bag`` beats torch's CSR
 #: product by a third and scipy's by half at every width.
 _COLUMNS = 64
+#: Columns of the longer side at once where the other has few rows: a million rows of them are 64 MB.
+_FEW_COLUMNS = 8
+#: Eigenvalues below this share of the largest are rounding.
+_ROUNDING = 1e-13
 #: Growth of the strongest direction within one round: float64 then still carries the weakest to six digits.
 _GROWTH = 1e10
 #: The unwanted part of the spectrum is taken to end here at least; a filter for [0, 0] does not exist.
@@ -191,7 +195,7 @@ def right_singular_vectors(log: Interactions, rank: int, rng: torch.Generator) -
 
     Each round multiplies a block, some columns wider than needed, by a Chebyshev polynomial of P: small on the
     part of the spectrum that the block does not reach, and growing as fast as a polynomial can above it (Zhou et
-    al. 2006). A log with no more rows on one side than the block has columns is decomposed directly.
+    al. 2006). A log with no more rows on one side than the block has columns is decomposed by that side's products.
 
     Args:
         log: The clicks.
@@ -199,15 +203,12 @@ def right_singular_vectors(log: Interactions, rank: int, rng: torch.Generator) -
         rng: Draws the start.
 
     Returns:
-        ``(n_items, rank)`` float64, orthonormal.
+        ``(n_items, rank)`` float64, orthonormal; zero columns where the log has fewer directions.
     """
     width = rank + max(16, rank // 8)
     hop = BipartitePropagation(log.indptr, log.items, log.n_items, dtype=torch.float64)
     if width >= min(log.n_users, log.n_items):
-        dense = torch.zeros(log.n_users, log.n_items, dtype=torch.float64)
-        dense[torch.from_numpy(log.users).long(), hop.to_users.columns.long()] = hop.to_users.values
-        right: Tensor = torch.linalg.svd(dense, full_matrices=False).Vh
-        return right[:rank].T
+        return _of_the_small_side(hop, rank)
 
     def by_parts(work: Callable[[Tensor], Tensor], block: Tensor) -> Tensor:
         starts = range(0, width, _COLUMNS)
@@ -229,6 +230,32 @@ def right_singular_vectors(log: Interactions, rank: int, rng: torch.Generator) -
         power = int(min(12, max(2, math.log(2 * _GROWTH) / math.acosh(2 / cut - 1))))
         work = partial(_amplified, smoothed, cut=cut, power=power)
     found: Tensor = basis @ rotation[:, -rank:].flip(1)
+    return found
+
+
+def _of_the_small_side(hop: BipartitePropagation, rank: int) -> Tensor:
+    """:func:`right_singular_vectors` from R̃R̃ᵀ or R̃ᵀR̃, whichever is smaller; a matrix of users × items never exists."""
+    to_users, to_items = hop.to_users, hop.to_items
+    n_users, n_items = len(to_users.indptr) - 1, len(to_items.indptr) - 1
+    small = min(n_users, n_items)
+    there, back = (to_users, to_items) if n_items == small else (to_items, to_users)
+    identity = torch.eye(small, dtype=torch.float64)
+    gram = torch.empty(small, small, dtype=torch.float64)
+    for lo in range(0, small, _FEW_COLUMNS):
+        part = slice(lo, lo + _FEW_COLUMNS)
+        gram[:, part] = back.times(there.times(identity[:, part].contiguous()))
+    values, rotation = torch.linalg.eigh(gram)  # ascending
+    values, vectors = values[-rank:].flip(0), rotation[:, -rank:].flip(1)
+    if n_items == small:
+        own: Tensor = vectors
+        return own
+    # v = R̃ᵀu/σ. A direction that only rounding gave is left out: users have no part in it, so no score has.
+    real = values > _ROUNDING * values[0]
+    scale = torch.where(real, values.clamp(min=1e-300) ** -0.5, 0.0)
+    found = torch.empty(n_items, rank, dtype=torch.float64)
+    for lo in range(0, rank, _FEW_COLUMNS):
+        part = slice(lo, lo + _FEW_COLUMNS)
+        found[:, part] = to_items.times((vectors[:, part] * scale[part]).contiguous())
     return found
 
 

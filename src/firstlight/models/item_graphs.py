@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -14,6 +14,9 @@ from firstlight.data.interactions import Interactions
 from firstlight.graphs.knn import Finder, Method, Neighbours, item_neighbours
 from firstlight.models.base import EmbeddingConfig, ModelConfig
 from firstlight.models.content import ContentModel
+
+#: What encoding new rows reads of a trained model.
+LearnedT = TypeVar("LearnedT")
 
 
 class ItemGraphConfig(EmbeddingConfig):
@@ -28,7 +31,7 @@ class ItemGraphConfig(EmbeddingConfig):
     50,000 warm items on, else ``exact``."""
 
 
-class ItemGraphModel(ContentModel):
+class ItemGraphModel(ContentModel, Generic[LearnedT]):
     """A content model that knows each item's content neighbours, view by view.
 
     They are found once and are part of the state: loading a run ranks nothing, and gives the very graph that was
@@ -54,6 +57,7 @@ class ItemGraphModel(ContentModel):
         finder: Finder = item_neighbours,
     ) -> None:
         super().__init__(config, train, rng, views)
+        self._cache: tuple[tuple[int, ...], LearnedT] | None = None
         for view, values in enumerate(self.content.values):
             self._keep(view, self._found(values, finder))
 
@@ -63,7 +67,19 @@ class ItemGraphModel(ContentModel):
         """As the base; a resumed training goes on with the graph that it began with, whatever is found now."""
         keys = super().load_state_dict(state_dict, strict, assign)
         self._build_item_graphs()
+        self._cache = None
         return keys
+
+    def _learned(self) -> LearnedT:
+        """What new rows are encoded with; made again only after a parameter changed."""
+        state = tuple(parameter._version for parameter in self.parameters())
+        if self._cache is None or self._cache[0] != state:
+            self._cache = (state, self._learn())
+        return self._cache[1]
+
+    def _learn(self) -> LearnedT:
+        """Make what new rows are encoded with."""
+        raise NotImplementedError
 
     def _build_item_graphs(self) -> None:
         """Make what propagates of :attr:`neighbour_lists`; called again when those are loaded."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from firstlight.core.topk import top_k_rows
 from firstlight.data.interactions import Interactions
 from firstlight.models.base import ModelConfig, Recommender
 
@@ -76,7 +77,7 @@ class ItemKNN(Recommender):
 def _neighbours(
     train: Interactions, config: ItemKNNConfig
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The top neighbours of each item and their cosines, ``(n_items, k)``; a missing one has weight 0.
+    """The top neighbours of each item and their cosines, ``(n_items, k)``, ties by smaller row; a missing one weighs 0.
 
     Co-clicks of a block of items are counted by walking item → users → items, a bounded number of steps at a time, so
     memory is a block of rows and never grows with how dense the log is.
@@ -106,6 +107,6 @@ def _neighbours(
         cosine = counts.view(hi - lo, train.n_items)
         cosine /= torch.from_numpy(norms[lo:hi])[:, None] * torch.from_numpy(norms) + config.shrinkage
         cosine[torch.arange(hi - lo), torch.arange(lo, hi)] = 0
-        best = cosine.topk(k, dim=1)
-        ids[lo:hi], weights[lo:hi] = best.indices.numpy(), best.values.numpy()
+        best = top_k_rows(cosine, k)
+        ids[lo:hi], weights[lo:hi] = best.ids.numpy(), best.scores.numpy()
     return ids, weights

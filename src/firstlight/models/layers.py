@@ -60,10 +60,12 @@ class BatchNorm(nn.Module):
         self.variance: Tensor
 
     def forward(self, x: Tensor, training: bool) -> Tensor:
-        """By the batch's own statistics in training (running ones are updated), else by the running ones."""
-        return F.batch_norm(
-            x, self.mean, self.variance, self.weight, self.bias, training, self.momentum, 1e-5
-        )
+        """By the batch's own statistics in training (running ones are updated), else by the running ones.
+
+        A single row has no variance, and goes by the running ones in training, too.
+        """
+        own = training and len(x) > 1
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, own, self.momentum, 1e-5)
 
 
 def drop(x: Tensor, rate: float, rng: torch.Generator | None) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.knn import Finder, item_neighbours
+from firstlight.graphs.knn import Finder, Neighbours, edge_weights, item_neighbours, returned
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.losses.contrastive import info_nce
 from firstlight.models.base import Batch, Encoded, Normalise, TrainsAsPublished
 from firstlight.models.content import ContentRows
 from firstlight.models.item_graphs import ItemGraphConfig, ItemGraphModel
-from firstlight.models.parts import item_graphs, light_propagation, linear, neighbour_means
+from firstlight.models.parts import Handed, item_graphs, light_propagation, linear, neighbour_means
 
 
 class MGCNConfig(ItemGraphConfig):
@@ -63,7 +63,7 @@ class MGCNEncoded(Encoded):
     side: tuple[Tensor, Tensor]
 
 
-class MGCN(TrainsAsPublished, ItemGraphModel):
+class MGCN(TrainsAsPublished, ItemGraphModel[Handed]):
     """Z = E_ui + E_side (rivals A5).
 
     P_m = e ⊙ σ(G_m(T_m x_m)), Q_m = A_m P_m, E_m = [R̂ Q_m; Q_m]; attention over views gives E_com, and
@@ -150,15 +150,28 @@ class MGCN(TrainsAsPublished, ItemGraphModel):
             )
         return terms | {"contrast": self.config.contrast_weight * total}
 
+    @torch.no_grad()
     def content_vectors(self, rows: ContentRows) -> Tensor:
         """E_side from the k nearest warm items' gated IDs, with E_ui = 0.
 
-        The rows' weights sum to one: the symmetric form would need the degree that each neighbour has with them.
+        The rows' weights sum to one: the symmetric form would need the degree that each neighbour has with them. What
+        an item of the catalogue gets back of its own ID, over neighbours of neighbours, is taken away.
         """
-        tables = self._by_view(self.config.item_layers - 1)
-        by_view = neighbour_means(rows, self.content, ~self.cold, self.config.neighbours, "cosine", tables)
+        learned, config = self._learned(), self.config
+        by_view, first = neighbour_means(rows, learned, ~self.cold, config.neighbours, "cosine")
+        if rows.ids is not None and config.item_layers > 1:
+            for m, (near, weights, own) in enumerate(
+                zip(self.neighbour_lists, first, learned.own, strict=True)
+            ):
+                hop = torch.from_numpy(edge_weights(near, "cosine", "symmetric")).float()
+                back = returned(weights, Neighbours(near.ids, hop), rows.ids, config.item_layers)
+                by_view[m] = by_view[m] - back[:, None] * own[rows.ids]
         vectors = self._side(by_view, torch.zeros(len(rows), self.config.dim), rows.present)
         return self._normalised(vectors, vectors)[1]
+
+    def _learn(self) -> Handed:
+        units = [F.normalize(values, dim=1) for values in self.content.values]
+        return Handed(units, self._by_view(self.config.item_layers - 1), self._by_view(0))
 
     def sparse_rows(self) -> list[str]:
         """Propagation touches every row."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from firstlight.data.catalogue import ItemViews
 from firstlight.data.interactions import Interactions
-from firstlight.graphs.hypergraph import hyperedge_vectors, memberships
+from firstlight.graphs.hypergraph import Gathered, hyperedge_vectors, memberships
 from firstlight.graphs.knn import (
     Finder,
     Neighbours,
@@ -33,14 +33,17 @@ from firstlight.graphs.knn import (
     item_neighbours,
     nearest_unit,
     neighbour_map,
+    returned,
+    row_weights,
 )
 from firstlight.graphs.propagation import BipartitePropagation
 from firstlight.models.base import PUBLISHED_BPR
 from firstlight.models.content import ContentRows
-from firstlight.models.histories import Histories
+from firstlight.models.histories import Histories, with_one
 from firstlight.models.layers import Linear, drop, made_again, xavier
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.mhcr_histories import MHCRRule, columns
+from firstlight.models.mhcr_own import Sent, own_returns, sent, without_own
 from firstlight.models.mhcr_parts import Attention, Gate, Generator, NormGate, fused, summed
 from firstlight.models.mhcr_terms import MHCREncoded, MHCRTerms, Nodes
 from firstlight.models.towers import content_input
@@ -48,19 +51,25 @@ from firstlight.models.towers import content_input
 
 @dataclass(frozen=True)
 class _Learned:
-    """What encoding new rows reads of a trained model; computed once, see :meth:`MHCR._learned`."""
+    """What encoding new rows reads of a trained model; computed once, see :meth:`ItemGraphModel._learned`."""
 
     units: list[Tensor]
-    """Per view, normalised content of the catalogue: the keys of a new item's neighbours."""
+    """Per view, normalised content of the catalogue: the keys of a new item's neighbours. Empty, like the two lists
+    below, where no score reads content neighbours."""
     sources: list[Tensor]
     """Per view, what an item hands to its content neighbours."""
+    gated: list[Tensor]
+    """Per view, what of it is the item's own."""
     held: list[Tensor]
-    """Per view, hyperedge vectors."""
+    """Per view, hyperedge vectors; zero where no score reads them."""
+    sent: list[tuple[Sent, Gathered]]
+    """Per view, what clicked items send into hyperedges, and its sums: what a clicked item has to do without where
+    content alone stands for it. Filled when it is first asked for; items from outside never ask."""
     handed: Tensor
     """``(n_items, width)`` what an item hands to users; see :func:`firstlight.models.mhcr_histories.columns`."""
 
 
-class MHCR(MHCRTerms):
+class MHCR(MHCRTerms[_Learned]):
     """The recommender; see the module."""
 
     Config = MHCRConfig
@@ -88,6 +97,7 @@ class MHCR(MHCRTerms):
     ) -> None:
         super().__init__(config, train, rng, views, finder)
         assert rng is not None
+        self._check_joint_table()
         dims, dim = list(self.view_dims.values()), config.dim
         shared = config.gates == "shared"
         self.projections = nn.ModuleList(Linear(width, dim, rng) for width in dims)
@@ -99,7 +109,6 @@ class MHCR(MHCRTerms):
         self.generator = Generator(sum(dims), config.content_hidden, dim, rng)
         #: Weights of content in :meth:`content_bias`.
         self.appeal = nn.Parameter(torch.zeros(sum(dims))) if config.cold_bias else None
-        self._cache: tuple[tuple[int, ...], _Learned] | None = None
         self._build_graphs(torch.float32)
 
     def _build_graphs(self, dtype: torch.dtype) -> None:
@@ -110,9 +119,11 @@ class MHCR(MHCRTerms):
         self.means = self.history
         if power != 1.0:
             self.means = BipartitePropagation(log.indptr, log.items, self.n_items, 1.0, 0.0, dtype)
+        self._click_returns: Tensor | None = None
         self._build_item_graphs()
 
     def _build_item_graphs(self) -> None:
+        self._neighbour_returns: list[Tensor] | None = None
         normalisation: Normalisation = "rows" if self._inductive else "symmetric"
         self.graphs = [
             neighbour_map(near, self.n_items, normalisation=normalisation, dtype=self.item_table.dtype)
@@ -133,6 +144,7 @@ class MHCR(MHCRTerms):
         for view, values in enumerate(self.content.values):
             self._keep(view, self._found(values, item_neighbours))
         self._build_graphs(torch.float64)
+        self._cache = None
         return self
 
     @property
@@ -146,27 +158,33 @@ class MHCR(MHCRTerms):
         """Everything of one step, on all users and items."""
         hidden, training = self._hidden(rng), rng is not None
         clicks, last = self._clicks()
-        shown = clicks[0], clicks[1] * ~hidden[:, None]
+        shown, last = ((users, items * ~hidden[:, None]) for users, items in (clicks, last))
+        cold_too = training and self.config.cold_loss > 0
         views: list[Nodes] = []
+        sources: list[Tensor] = []
         side = None
         if self._needs_side(training):
-            views = self._item_graphs(self._sources(training))
+            sources = self._sources(training)
+            views = self._item_graphs(sources, hidden if training else None)
             side = self._fuse(views, shown, training)
         hyper: list[Nodes] = []
+        alone: list[Tensor] = []
         if self.config.hyper_weight or self.config.hyper_contrast_weight or self.config.cross_contrast_weight:
-            hyper, _ = self._hypergraphs(clicks[1], rng)
+            hyper, alone = self._hypergraphs(clicks[1], hidden, rng, cold_too)
         added = {"side": side, "last-layer": last, "none": None}[self.config.fusion]
         content = self._generated(self.content, rng)
         tastes = self._tastes(content, self.means.users_from)
         users = self._sum(shown[0], None if added is None else added[0], [pair[0] for pair in hyper], tastes)
         joins = content if content is None or self.config.content_joins else content * hidden[:, None]
         items = self._sum(shown[1], None if added is None else added[1], [pair[1] for pair in hyper], joins)
-        if_cold = self._if_cold(views, hyper, content) if training and self.config.cold_loss else None
+        if_cold = None
+        if cold_too:
+            nodes = self._without_returns(views, sources, ~hidden) if self.config.fusion == "side" else []
+            if_cold = self._if_cold(nodes, alone, content)
         return MHCREncoded(users, items, rng, clicks, side, views, hyper, hidden, if_cold)
 
-    def _if_cold(self, views: list[Nodes], hyper: list[Nodes], content: Tensor | None) -> Tensor:
+    def _if_cold(self, nodes: list[Tensor], edges: list[Tensor], content: Tensor | None) -> Tensor:
         """Every item's vector by the rule of cold ones; see :meth:`content_vectors`."""
-        nodes, edges = [pair.items for pair in views], [pair.items for pair in hyper]
         if not self.config.cold_moves_users:
             nodes, edges = [node.detach() for node in nodes], [edge.detach() for edge in edges]
         zeros = torch.zeros_like(self.item_table)
@@ -189,10 +207,10 @@ class MHCR(MHCRTerms):
             return self.cold
         return self.cold | (torch.rand(self.n_items, generator=rng) < self.config.cold_share)
 
-    def _clicks(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """LightGCN: mean over layers, and the last layer."""
+    def _clicks(self, ids: Tensor | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """LightGCN: mean over layers, and the last layer; of the item table, or of ``ids`` in its place."""
         users: Tensor = self.user_table
-        items: Tensor = self.item_table
+        items: Tensor = self.item_table if ids is None else ids
         sum_users, sum_items = users, items
         for _ in range(self.config.layers):
             users, items = self.hop(users, items)
@@ -208,14 +226,35 @@ class MHCR(MHCRTerms):
             gated.append(self.item_table * gate(projection(values), training))
         return gated
 
-    def _item_graphs(self, sources: list[Tensor]) -> list[Nodes]:
+    def _item_graphs(self, sources: list[Tensor], hidden: Tensor | None) -> list[Nodes]:
         """Per view, propagated item vectors and what users receive of them (E_m)."""
         result = []
-        for graph, items in zip(self.graphs, sources, strict=True):
+        for view, (graph, items) in enumerate(zip(self.graphs, sources, strict=True)):
             for _ in range(self.config.item_layers):
                 items = graph(items)
+            if hidden is not None and self.config.cold_share:
+                items = self._without_return(view, items, sources[view], hidden)
             result.append(self._pair(self.hop.users_from(items), items))
         return result
+
+    def _without_return(self, view: int, items: Tensor, source: Tensor, rows: Tensor) -> Tensor:
+        """Propagated items; ``rows`` ``(n_items,)`` bool without what their neighbours hand back to them.
+
+        Within one layer an item, which is not its own neighbour, gets nothing back.
+        """
+        if self.config.item_layers == 1 or not self._inductive:
+            return items
+        if self._neighbour_returns is None:
+            own = torch.arange(self.n_items)
+            lists = [Neighbours(near.ids, row_weights(near)) for near in self.neighbour_lists]
+            self._neighbour_returns = [returned(near, near, own, self.config.item_layers) for near in lists]
+        return items - (self._neighbour_returns[view] * rows)[:, None] * source
+
+    def _without_returns(self, views: list[Nodes], sources: list[Tensor], rows: Tensor) -> list[Tensor]:
+        return [
+            self._without_return(view, pair.items, source, rows)
+            for view, (pair, source) in enumerate(zip(views, sources, strict=True))
+        ]
 
     def _pair(self, users: Tensor, items: Tensor) -> Nodes:
         """Users and items as the two parts of one table, so that what reads all nodes need not copy them."""
@@ -253,26 +292,52 @@ class MHCR(MHCRTerms):
         return gate
 
     def _hypergraphs(
-        self, items: Tensor, rng: torch.Generator | None
-    ) -> tuple[list[Nodes], list[tuple[Tensor, Tensor]]]:
-        """Per view, hypergraph vectors of users and items (E_m^H); and hyperedge vectors with item logits."""
+        self, items: Tensor, hidden: Tensor, rng: torch.Generator | None, alone: bool
+    ) -> tuple[list[Nodes], list[Tensor]]:
+        """Per view, hypergraph vectors of users and items (E_m^H).
+
+        Args:
+            items: ``(n_items, dim)`` click-graph vectors.
+            hidden: ``(n_items,)`` bool: items that send nothing.
+            rng: Random stream of the step, or None.
+            alone: Whether to make every item's vector as if it sent nothing, too.
+
+        Returns:
+            The vectors; and ``(n_items, dim)`` a view, or an empty list.
+        """
         config = self.config
         noise = rng if config.membership_noise else None
-        result, learned = [], []
+        ids: Tensor = self.item_table
+        if rng is not None and config.cold_share and self._inductive:
+            ids = ids * ~hidden[:, None]
+            if config.layers > 1:  # a hidden ID would come back over users who clicked another sender, too
+                items = self._clicks(ids)[0][1]
+        result, lone = [], []
         for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
             logits = values @ edges
             of_items = memberships(logits, config.membership_temperature, noise)
             of_users = memberships(self.history.users_from(logits), config.membership_temperature, noise)
-            if self._inductive:
-                of_items = of_items * self.content.present[:, view : view + 1]
+            of_items = self._shown(of_items, view)
             of_items, of_users = (
                 drop(members, config.hyper_dropout, rng) for members in (of_items, of_users)
             )
-            senders = of_items * ~self.cold[:, None] if self._inductive else of_items
+            senders = of_items * ~hidden[:, None] if self._inductive else of_items
             held = hyperedge_vectors(senders, items, config.hyper_layers, config.hyper_norm)
             result.append(self._pair(of_users @ held, of_items @ held))
-            learned.append((held, logits))
-        return result, learned
+            if alone and config.hyper_weight and self._inductive:
+                own = self._sent(senders, items, ids)
+                lone.append(without_own(of_items, own, own.sums, config.hyper_layers, config.hyper_norm))
+        return result, lone if lone or not alone else [pair.items for pair in result]
+
+    def _shown(self, members: Tensor, view: int) -> Tensor:
+        """Memberships of the catalogue's items, none without the view; the reproducing settings know no such items."""
+        return members * self.content.present[:, view : view + 1] if self._inductive else members
+
+    def _sent(self, members: Tensor, items: Tensor, ids: Tensor) -> Sent:
+        """What items send into one view's hyperedges; see :func:`firstlight.models.mhcr_own.sent`."""
+        if self._click_returns is None:
+            self._click_returns = own_returns(self.hop, self.config.layers)
+        return sent(members, items, ids, self.hop, self.config.layers, self._click_returns)
 
     def _generated(self, rows: ContentRows, rng: torch.Generator | None) -> Tensor | None:
         """What the network makes of content (the ID generator), or None where it is off."""
@@ -309,30 +374,66 @@ class MHCR(MHCRTerms):
             return encoded.users, encoded.items
         return self._normalised(encoded.users, encoded.items)
 
-    def _learned(self) -> _Learned:
-        """What new rows are encoded with; computed again only after a parameter changed."""
-        state = tuple(parameter._version for parameter in self.parameters())
-        if self._cache is None or self._cache[0] != state:
-            clicks, _ = self._clicks()
-            hyper = self._hypergraphs(clicks[1], None)[1]
-            sources = self._sources(False)
-            for _ in range(self.config.item_layers - 1):
+    @torch.no_grad()
+    def vectors_for_scoring(self) -> tuple[Tensor, Tensor]:
+        """Both sides, ``(·, dim + 1)``; cold items by their content.
+
+        In the reproducing settings by what the forward pass makes of them, as in the authors' code: of the ID that
+        training hardly touched, the graphs and the hypergraphs. Content makes only items from outside.
+        """
+        if self._inductive:
+            return super().vectors_for_scoring()
+        users, items = self.raw_vectors()
+        cold = self.cold[:, None]
+        calibrated = torch.cat([items * self.cold_scale, self.cold_offset.expand(len(items), 1)], dim=1)
+        return with_one(users), torch.where(cold, calibrated, F.pad(items, (0, 1)))
+
+    def _learn(self) -> _Learned:
+        config = self.config
+        clicks, _ = self._clicks()
+        logits = []
+        held = [clicks[1].new_zeros(config.hyperedges, config.dim) for _ in self.edges]
+        for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
+            if not config.hyper_weight:  # no score reads them
+                break
+            logits.append(values @ edges)
+            senders = self._senders(logits[view], view)
+            held[view] = hyperedge_vectors(senders, clicks[1], config.hyper_layers, config.hyper_norm)
+        units: list[Tensor] = []
+        gated = sources = nodes = units
+        if config.fusion == "side":
+            units = [F.normalize(values, dim=1) for values in self.content.values]
+            gated = sources = self._sources(False)
+            for _ in range(config.item_layers - 1):
                 sources = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
             nodes = [graph(items) for graph, items in zip(self.graphs, sources, strict=True)]
-            # A clicked item without an ID of its own hands on its content alone.
-            layers, last = (layer * ~self.cold[:, None] for layer in self._item_layers())
-            units = [F.normalize(values, dim=1) for values in self.content.values]
-            degrees = torch.from_numpy(np.maximum(self.log.item_degrees, 1)).to(layers.dtype)
-            reach = degrees[:, None] ** -0.5
-            handed = self._handed(
-                layers * reach / (self.config.layers + 1),
-                last * reach,
-                [node * reach for node in nodes],
-                [pair[1] for pair in hyper],
-                self._generated(self.content, None),
-            )
-            self._cache = (state, _Learned(units, sources, [pair[0] for pair in hyper], handed))
-        return self._cache[1]
+        # A clicked item without an ID of its own hands on its content alone.
+        layers, last = (layer * ~self.cold[:, None] for layer in self._item_layers())
+        degrees = torch.from_numpy(np.maximum(self.log.item_degrees, 1)).to(layers.dtype)
+        reach = degrees[:, None] ** -0.5
+        handed = self._handed(
+            layers * reach / (config.layers + 1),
+            last * reach,
+            [node * reach for node in nodes],
+            logits,
+            self._generated(self.content, None) if config.user_content else None,
+        )
+        return _Learned(units, sources, gated, held, [], handed)
+
+    def _senders(self, logits: Tensor, view: int) -> Tensor:
+        """``(n_items, hyperedges)`` memberships in evaluation of the items that send."""
+        members = self._shown(memberships(logits, self.config.membership_temperature), view)
+        return members * ~self.cold[:, None] if self._inductive else members
+
+    def _all_sent(self) -> list[tuple[Sent, Gathered]]:
+        """Per view, what clicked items send as training left it; see :class:`_Learned`."""
+        known = self._learned().sent
+        if not known:
+            clicks = self._clicks()[0][1]
+            for view, (values, edges) in enumerate(zip(self.content.values, self.edges, strict=True)):
+                sends = self._sent(self._senders(values @ edges, view), clicks, self.item_table)
+                known.append((sends, sends.sums))
+        return known
 
     def _handed(
         self, clicks: Tensor, last: Tensor, nodes: list[Tensor], logits: list[Tensor], content: Tensor | None
@@ -343,7 +444,7 @@ class MHCR(MHCRTerms):
         parts |= {f"logits.{view}": of_view for view, of_view in enumerate(logits)}
         if content is not None:
             parts["content"] = content
-        return torch.cat([parts[name] for name in columns(self.config, len(logits))], dim=1)
+        return torch.cat([parts[name] for name in columns(self.config, len(self.edges))], dim=1)
 
     def _item_layers(self) -> tuple[Tensor, Tensor]:
         """Sum of the click graph's item layers 0…L−1, and layer L−1."""
@@ -357,7 +458,11 @@ class MHCR(MHCRTerms):
 
     @torch.no_grad()
     def content_vectors(self, rows: ContentRows) -> Tensor:
-        """Items from content: neighbours among warm items, hyperedges as training left them, the generator."""
+        """Items from content: neighbours among warm items, hyperedges as training left them, the generator.
+
+        What a warm item of the catalogue sent itself is taken away from what it receives; not so in the reproducing
+        settings, which do not tell cold items from warm ones.
+        """
         return self._from_content(rows)[0]
 
     @torch.no_grad()
@@ -375,24 +480,57 @@ class MHCR(MHCRTerms):
         return vectors, self._handed(nothing, nothing, nodes, logits, content)
 
     def _from_content(self, rows: ContentRows) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
-        """Vectors, and what they are made of: per view nodes and hyperedge logits; the generated vectors."""
+        """Vectors, and what they are made of: per view nodes and hyperedge logits; the generated vectors.
+
+        What no score reads is not made: an empty list.
+        """
         learned, config = self._learned(), self.config
         nodes, hyper, logits = [], [], []
+        warm = self._clicked(rows)
         for view, values in enumerate(rows.values):
-            unit = F.normalize(values, dim=1)
-            found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold, rows.ids)
-            weights = found.similarities / found.similarities.sum(dim=1, keepdim=True).clamp(min=1e-12)
-            near = learned.sources[view][found.ids.clamp(min=0)]
-            nodes.append(torch.einsum("nk,nkd->nd", weights, near))
+            if config.fusion == "side":
+                nodes.append(self._of_neighbours(view, values, rows.ids))
+            if not config.hyper_weight:
+                continue
             logits.append(values @ self.edges[view])
-            members = memberships(logits[-1], config.membership_temperature)
-            hyper.append((members * rows.present[:, view : view + 1]) @ learned.held[view])
-        zeros = torch.zeros(len(rows), config.dim, dtype=nodes[0].dtype)
+            members = (
+                memberships(logits[-1], config.membership_temperature) * rows.present[:, view : view + 1]
+            )
+            hyper.append(members @ learned.held[view])
+            if len(warm):
+                assert rows.ids is not None
+                sends, sums = self._all_sent()[view]
+                own = sends.rows(rows.ids[warm])
+                hyper[view][warm] = without_own(
+                    members[warm], own, sums, config.hyper_layers, config.hyper_norm
+                )
+        zeros = torch.zeros(len(rows), config.dim, dtype=rows.values[0].dtype)
         side = self._fused(nodes, zeros, rows.present, False) if config.fusion == "side" else None
         content = self._generated(rows, None)
         vectors = self._sum(zeros, side, hyper, content)
         unit_items = config.scoring == "trained" and config.normalise in ("both", "item")
         return F.normalize(vectors, dim=1) if unit_items else vectors, nodes, logits, content
+
+    def _clicked(self, rows: ContentRows) -> Tensor:
+        """Which rows are items of the catalogue that send something of their own."""
+        if rows.ids is None or not self._inductive:
+            return torch.zeros(0, dtype=torch.int64)
+        return (~self.cold[rows.ids]).nonzero()[:, 0]
+
+    def _of_neighbours(self, view: int, values: Tensor, ids: Tensor | None) -> Tensor:
+        """``(n, dim)`` what content neighbours hand to new rows, or to rows ``ids`` of the catalogue as if new."""
+        learned, config = self._learned(), self.config
+        unit = F.normalize(values, dim=1)
+        found = nearest_unit(unit, learned.units[view], config.neighbours, ~self.cold, ids)
+        weights = row_weights(found)
+        near = learned.sources[view][found.ids.clamp(min=0)]
+        nodes = torch.einsum("nk,nkd->nd", weights, near)
+        if ids is None or config.item_layers == 1 or not self._inductive:
+            return nodes
+        near_items = self.neighbour_lists[view]
+        lists = Neighbours(near_items.ids, row_weights(near_items))
+        back = returned(Neighbours(found.ids, weights), lists, ids, config.item_layers)
+        return nodes - back[:, None] * learned.gated[view][ids]
 
     @torch.no_grad()
     def hyperedges(self, rows: ContentRows) -> Tensor | None:

@@ -57,9 +57,12 @@ class MHCRConfig(ItemGraphConfig):
 
     setting: Literal["best", "paper", "released"] = "best"
     """Where the defaults come from. ``released``: the authors' code, in which a misnamed variable puts the last
-    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. Of the
-    released code, trainable raw features and Gumbel noise during evaluation are in none of the three: the first
-    makes an unseen item's features strangers to the model, the second makes metrics random."""
+    LightGCN layer where the content side belongs. ``paper``: what the paper's figure draws. ``best``: ours. In the
+    first two an item of the catalogue that nobody clicked is ranked by its untrained ID and the graphs, as the authors'
+    code does; items that are added later have no ID, and are made of content in all three. Of the released code,
+    trainable raw features and Gumbel noise during evaluation are in none of the three: the first makes an unseen item's
+    features strangers to the model, the second makes metrics random. Nor is the factor .96^(epoch/50) on the released
+    learning rate of 1e-3: ``training.schedule`` decides."""
 
     init: Literal["xavier", "spectral"] = "spectral"
     """Start of the ID vectors (released: Xavier-uniform). ``best`` starts where a truncated SVD of the click graph
@@ -130,7 +133,8 @@ class MHCRConfig(ItemGraphConfig):
 
     cold_share: float = Field(0.0, ge=0, lt=1)
     """Share of the warm items that a training step treats as cold (ρ): their IDs are hidden, their vectors come
-    from content alone. The cold simulation of DropoutNet, inside the ranking loss."""
+    from content alone: they send nothing into hyperedges, and get nothing of their own back over item graphs of several
+    layers. The cold simulation of DropoutNet, inside the ranking loss. Of no effect with ``self_neighbour``."""
 
     content_joins: bool = True
     """Whether the content vector is added to warm items too, or stands for cold ones only. Of three splits of
@@ -163,7 +167,8 @@ class MHCRConfig(ItemGraphConfig):
     """Rank by what training compared (cosine, if normalised), or by the raw inner product."""
 
     batch_l2: float = Field(0.0, ge=0)
-    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight)."""
+    """Weight of ½(‖Z_u‖² + ‖Z_p‖² + ‖Z_n‖²)/batch (reg_weight). The batch as it comes: the released code divides the
+    short last one of an epoch by the configured size, too."""
 
     table_norm: float = Field(0.0, ge=0)
     """Weight of (‖Z_U‖_F + ‖Z_I‖_F)/n_items (embloss_weight; negligible by construction, for parity)."""
@@ -178,8 +183,9 @@ class MHCRConfig(ItemGraphConfig):
     hyper_contrast_weight: float = Field(0.0, ge=0)
     """Its weight (hc_loss_weight)."""
 
-    joint_table: int = Field(-1, ge=-1)
-    """Place of the view whose table holds the negatives of ``joint`` (released: text)."""
+    joint_table: str | int | None = None
+    """The view whose table holds the negatives of ``joint``, by name or by place; None: ``text`` as released if there
+    is one, else the last."""
 
     cross_contrast: Literal["nodes", "ranks"] = "nodes"
     """Contrast between a view's hypergraph vector and its item–item vector: InfoNCE of the batch's nodes, or the
@@ -196,5 +202,7 @@ class MHCRConfig(ItemGraphConfig):
     def _settle(cls, values: Any) -> Any:
         """Fill what is not given from the setting."""
         if isinstance(values, Mapping):
+            if values.get("joint_table") == -1:  # what runs wrote where no place was given
+                values = {**values, "joint_table": None}
             return {**SETTINGS.get(str(values.get("setting", "best")), {}), **values}
         return values

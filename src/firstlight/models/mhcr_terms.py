@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from firstlight.core.errors import InputError
 from firstlight.core.logsumexp import score_log_sum_exp
 from firstlight.losses.contrastive import info_nce, joint_contrast, pairwise_contrast, rank_contrast
 from firstlight.models.base import Batch, Encoded
-from firstlight.models.item_graphs import ItemGraphModel
+from firstlight.models.item_graphs import ItemGraphModel, LearnedT
 from firstlight.models.layers import drop
 from firstlight.models.mhcr_config import MHCRConfig
 from firstlight.models.towers import content_input
@@ -47,7 +48,7 @@ class MHCREncoded(Encoded):
     if_cold: Tensor | None = None
 
 
-class MHCRTerms(ItemGraphModel):
+class MHCRTerms(ItemGraphModel[LearnedT]):
     """The terms; :class:`firstlight.models.mhcr.MHCR` adds the forward pass.
 
     Attributes:
@@ -56,6 +57,24 @@ class MHCRTerms(ItemGraphModel):
 
     config: MHCRConfig
     appeal: nn.Parameter | None
+
+    def _check_joint_table(self) -> None:
+        """Refuse a table that is no view's."""
+        named, known = self.config.joint_table, list(self.view_dims)
+        if named is not None and named not in known and named not in range(len(known)):
+            raise InputError(
+                f"model.joint_table names {named!r}, which is no view of the items",
+                hint=f"their views: {', '.join(known)}",
+            )
+
+    @property
+    def joint_table(self) -> int:
+        """Place of the view whose table holds the negatives of ``joint``."""
+        named, known = self.config.joint_table, list(self.view_dims)
+        if isinstance(named, int):
+            return named
+        named = named or "text"
+        return known.index(named) if named in known else len(known) - 1
 
     def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """The paper's further terms, each under its weight; those of weight zero are not computed."""
@@ -118,7 +137,7 @@ class MHCRTerms(ItemGraphModel):
         if config.hyper_contrast == "pairs":
             return pairwise_contrast(views, config.contrast_temperature, counts)
         return joint_contrast(
-            views, encoded.hyper[config.joint_table][kind], config.contrast_temperature, counts
+            views, encoded.hyper[self.joint_table][kind], config.contrast_temperature, counts
         )
 
     def _cross_contrast(self, encoded: MHCREncoded, both: tuple[tuple[int, Tensor, Tensor], ...]) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from firstlight.graphs.knn import Neighbours, Weighting, nearest, neighbour_map
+from firstlight.graphs.knn import Neighbours, Weighting, edge_weights, nearest_unit, neighbour_map
 from firstlight.graphs.propagation import BipartitePropagation, SparseMap
 from firstlight.models.content import ContentRows
 from firstlight.models.layers import Linear
@@ -45,24 +48,40 @@ def item_graphs(lists: list[Neighbours], weighting: Weighting) -> list[SparseMap
     ]
 
 
+class Handed(NamedTuple):
+    """What the items of a catalogue hand to rows that they are content neighbours of, view by view.
+
+    Attributes:
+        units: ``(n_items, dim_m)`` normalised content.
+        tables: ``(n_items, dim)`` what is handed.
+        own: ``(n_items, dim)`` what of it came from the item itself.
+    """
+
+    units: list[Tensor]
+    tables: list[Tensor]
+    own: list[Tensor]
+
+
 def neighbour_means(
-    rows: ContentRows, content: ContentRows, warm: Tensor, k: int, weighting: Weighting, tables: list[Tensor]
-) -> list[Tensor]:
-    """Per view, the mean of a table's rows over the k nearest warm items of each new row.
+    rows: ContentRows, handed: Handed, warm: Tensor, k: int, weighting: Weighting
+) -> tuple[list[Tensor], list[Neighbours]]:
+    """Per view, the mean of what the k nearest warm items hand to each new row.
 
     Args:
         rows: Items from outside, or of the catalogue; no row is its own neighbour.
-        content: The items that may be neighbours.
+        handed: By the items that may be neighbours.
         warm: ``(n_items,)`` bool.
         k: Neighbours of a row.
         weighting: ``binary`` or ``cosine``; weights of a row sum to one.
-        tables: Per view, ``(n_items, dim)``.
 
     Returns:
-        Per view ``(len(rows), dim)``; zero for a row without the view or without a similar warm item.
+        Per view ``(len(rows), dim)``, zero for a row without the view or without a similar warm item; and the
+        neighbours, whose ``similarities`` are those weights.
     """
-    means = []
-    for queries, keys, table in zip(rows.values, content.values, tables, strict=True):
-        found = nearest(queries, keys, k, allowed=warm, own=rows.ids)
-        means.append(neighbour_map(found, len(keys), weighting=weighting, normalisation="rows")(table))
-    return means
+    means, weighed = [], []
+    for queries, keys, table in zip(rows.values, handed.units, handed.tables, strict=True):
+        found = nearest_unit(F.normalize(queries, dim=1), keys, k, warm, rows.ids)
+        weights = torch.from_numpy(edge_weights(found, weighting, "rows")).to(table.dtype)
+        means.append(F.embedding_bag(found.ids.clamp(min=0), table, mode="sum", per_sample_weights=weights))
+        weighed.append(Neighbours(found.ids, weights))
+    return means, weighed

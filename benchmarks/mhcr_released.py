@@ -32,6 +32,7 @@ class ReleasedMHCR:
 
     def __init__(self, model: MHCR) -> None:
         self.config, self.n_users, self.n_items = model.config, model.n_users, model.n_items
+        self.joint_table = model.joint_table
         self.features = [nn.Parameter(values.clone()) for values in model.content.values]
         self.own = {k: v for k, v in model.named_parameters() if not k.startswith("generator.")}
         dtype = self.features[0].dtype
@@ -147,7 +148,7 @@ class ReleasedMHCR:
         rows = batch.users, self.n_users + batch.positives
         both = [self._info_nce(nodes["side"][r], nodes["clicks"][r]) for r in rows]
         total = total + config.side_contrast * sum(both)
-        table = nodes["hyper"][config.joint_table]
+        table = nodes["hyper"][self.joint_table]
         halves = table[: self.n_users], table[self.n_users :]
         joint = [
             self._triple([h[r] for h in nodes["hyper"]], half) for r, half in zip(rows, halves, strict=True)

@@ -264,7 +264,7 @@ class Best(Ours):
 
 
 def reproducing_model(world: World) -> mhcr.MHCR:
-    config = mhcr.MHCRConfig(setting="released", joint_table=list(VIEWS).index("text"))
+    config = mhcr.MHCRConfig(setting="released", joint_table="text")
     views = world.views(standardised=False)
     return mhcr.MHCR(config, world.train, torch_stream(0, "init"), views, world.finder)
 

@@ -35,7 +35,7 @@ export function makeWall({ request, seen, history, marked = () => null }) {
     wall.setAttribute("aria-busy", "true");
     try {
       const wanted = { ...request(), k: state.k, only_new: state.onlyNew };
-      const [{ items, basis, unknown }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
+      const [{ items, basis, unknown = [] }, past] = await Promise.all([api.recommend(wanted, signal), seen()]);
       if (!signal.aborted) draw(items, new Map(past.map((one) => [one.id, one.cover])), basis === "popular", unknown);
     } catch (problem) {
       if (!signal.aborted) wall.replaceChildren(failure(problem, () => load(true)));

@@ -17,7 +17,7 @@ from firstlight.graphs.hypergraph import memberships
 from firstlight.losses.contrastive import info_nce, joint_contrast, rank_contrast
 from firstlight.losses.negatives import PairNegatives
 from firstlight.losses.ranking import LossConfig, ranking_loss
-from firstlight.models import mhcr
+from firstlight.models import mhcr, mhcr_forward
 from firstlight.models.base import Batch
 from firstlight.models.mhcr import MHCR, MHCRConfig
 from firstlight.models.towers import content_input
@@ -563,11 +563,12 @@ def test_what_no_score_reads_is_not_made(fusion, hyper_weight, monkeypatch):
     """Neighbours of new items without the content side, memberships without a weight; training has its own."""
     model = small(fusion=fusion, hyper_weight=hyper_weight)
     made = set()
-    for name in ("nearest_unit", "memberships", "hyperedge_vectors"):
-        real = getattr(mhcr, name)
-        monkeypatch.setattr(
-            mhcr, name, lambda *given, name=name, real=real: (made.add(name), real(*given))[1]
-        )
+    for module in (mhcr, mhcr_forward):
+        for name in {"nearest_unit", "memberships", "hyperedge_vectors"} & vars(module).keys():
+            real = getattr(module, name)
+            monkeypatch.setattr(
+                module, name, lambda *given, name=name, real=real: (made.add(name), real(*given))[1]
+            )
     expected = {"nearest_unit"} if fusion == "side" else set()
     expected |= {"memberships", "hyperedge_vectors"} if hyper_weight else set()
     assert model.encode_items(views_of(model, [27, 3])).shape == (2, 9)
@@ -580,8 +581,8 @@ def test_items_from_outside_ask_for_nothing_that_clicked_ones_sent(monkeypatch):
     """What comes back over the click graph costs many products from four layers on: a server never needs it."""
     model = small(layers=4)
     calls = []
-    real = mhcr.own_returns
-    monkeypatch.setattr(mhcr, "own_returns", lambda *given: (calls.append(1), real(*given))[1])
+    real = mhcr_forward.own_returns
+    monkeypatch.setattr(mhcr_forward, "own_returns", lambda *given: (calls.append(1), real(*given))[1])
     model.encode_items(views_of(model, [1, 2]))
     model.vectors_for_scoring()
     assert not calls

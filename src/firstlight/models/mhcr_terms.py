@@ -49,7 +49,7 @@ class MHCREncoded(Encoded):
 
 
 class MHCRTerms(ItemGraphModel[LearnedT]):
-    """The terms; :class:`firstlight.models.mhcr.MHCR` adds the forward pass.
+    """The terms; :class:`firstlight.models.mhcr_forward.MHCRForward` adds the forward pass.
 
     Attributes:
         appeal: Weights of content in a cold item's bias, or None.

@@ -504,14 +504,14 @@ def test_the_table_of_negatives_is_named():
     """``text`` where nothing is said, wherever it stands; the last view where there is none."""
     views = {name: FeatureMatrix(np.ones((5, 2), np.float32), np.ones(5, bool)) for name in ("text", "cover")}
 
-    def table(named: object = None, *, without: str = "") -> int:
+    def table(named: object = -1, *, without: str = "") -> int:
         given = {name: view for name, view in views.items() if name != without}
         given |= {"clip": views["text"]} if without else {}
         config = MHCRConfig(setting="released", dim=4, joint_table=named)
         return MHCR(config, LOG, torch_stream(0, "init"), given).joint_table
 
     assert [table(), table("cover"), table(1), table(without="text")] == [0, 1, 1, 1]
-    assert table(-1) == 0  # what saved runs hold
+    assert MHCRConfig().joint_table == -1  # what runs have in their identity
     for unknown in ("titel", 2):
         with pytest.raises(InputError, match=r"joint_table names .*(?s:.)*their views: text, cover"):
             table(unknown)
@@ -519,7 +519,7 @@ def test_the_table_of_negatives_is_named():
 
 def test_the_released_table_is_the_default():
     """The golden fixture without a word: its second view is the text."""
-    model = golden("released", joint_table=None)
+    model = golden("released", joint_table=-1)
     terms = model.extra_losses(model.encode(0, torch.Generator()), BATCH)
     assert float(terms["hyper-contrast"].detach()) == pytest.approx(
         1e-5 * (4.15932398 + 4.82725667), abs=1e-12
@@ -589,3 +589,11 @@ def test_items_from_outside_ask_for_nothing_that_clicked_ones_sent(monkeypatch):
     for _ in range(2):
         model.as_if_cold(torch.tensor([1, 29]))
     assert calls == [1]
+
+
+def test_the_setting_decides_how_cold_items_are_ranked():
+    """``best`` ranks them by content, also where an item is its own neighbour."""
+    model = small(self_neighbour=True)
+    cold = model.cold.nonzero()[:, 0]
+    outside = model.encode_items(views_of(model, cold.tolist()))
+    torch.testing.assert_close(model.vectors_for_scoring()[1][cold], outside)

@@ -71,16 +71,22 @@ def nearest(
     """
     unit_keys = F.normalize(keys.detach(), dim=1)
     unit_queries = unit_keys if queries is keys else F.normalize(queries.detach(), dim=1)
+    return _nearest_of_many(unit_queries, unit_keys, k, allowed, own)
+
+
+def _nearest_of_many(
+    queries: Tensor, keys: Tensor, k: int, allowed: Tensor | None, own: Tensor | None
+) -> Neighbours:
+    """:func:`nearest` of rows of length one or zero; keys that are not allowed are never scored."""
     exclude: Exclusion | None = None
     if own is not None:
         exclude = (np.arange(len(queries) + 1), own.numpy())
     ids = torch.full((len(queries), k), -1, dtype=torch.int64)
     similarities = torch.zeros(len(queries), k, dtype=queries.dtype)
-    found = blocked_top_k(unit_queries.float(), unit_keys.float(), k, exclude=exclude, allowed=allowed)
-    for rows, best in found:
+    for rows, best in blocked_top_k(queries.float(), keys.float(), k, exclude=exclude, allowed=allowed):
         scores: Tensor = best.scores
         if queries.dtype != torch.float32:  # ranked in single precision, weighed in the features' own
-            scores = torch.einsum("nd,nkd->nk", unit_queries[rows], unit_keys[best.ids.clamp(min=0)])
+            scores = torch.einsum("nd,nkd->nk", queries[rows], keys[best.ids.clamp(min=0)])
         kept = (best.ids >= 0) & (scores > 0)
         ids[rows] = torch.where(kept, best.ids, -1)
         similarities[rows] = torch.where(kept, scores, 0.0)
@@ -165,7 +171,7 @@ def _approximate(features: Tensor, k: int, allowed: Tensor | None, without_self:
 def nearest_unit(
     queries: Tensor, keys: Tensor, k: int, allowed: Tensor | None = None, own: Tensor | None = None
 ) -> Neighbours:
-    """:func:`nearest` for a few rows against a catalogue whose rows are normalised already, as serving keeps them.
+    """:func:`nearest` against a catalogue whose rows are normalised already, as serving keeps them.
 
     Args:
         queries: ``(n, dim)`` of length one or zero.
@@ -174,20 +180,17 @@ def nearest_unit(
         allowed: ``(m,)`` bool, or None for all.
         own: As in :func:`nearest`.
     """
-    ids, similarities = [], []
-    for start in range(0, len(queries), _FEW):  # a block of score rows at a time
-        scores = queries[start : start + _FEW] @ keys.T
-        if allowed is not None:
-            scores.masked_fill_(~allowed, -torch.inf)
-        if own is not None:
-            scores.scatter_(1, own[start : start + _FEW, None], -torch.inf)
-        best = top_k_rows(scores, k)
-        kept = (best.ids >= 0) & (best.scores > 0)
-        ids.append(torch.where(kept, best.ids, -1))
-        similarities.append(torch.where(kept, best.scores, 0.0).to(queries.dtype))
-    if not ids:
-        return Neighbours(torch.empty(0, k, dtype=torch.int64), queries.new_empty(0, k))
-    return Neighbours(torch.cat(ids), torch.cat(similarities))
+    if len(queries) > _FEW:
+        return _nearest_of_many(queries, keys, k, allowed, own)
+    # For a few, copying the keys that are allowed would cost more than to score them all.
+    scores = queries @ keys.T
+    if allowed is not None:
+        scores.masked_fill_(~allowed, -torch.inf)
+    if own is not None:
+        scores.scatter_(1, own[:, None], -torch.inf)
+    best = top_k_rows(scores, k)
+    kept = (best.ids >= 0) & (best.scores > 0)
+    return Neighbours(torch.where(kept, best.ids, -1), torch.where(kept, best.scores, 0.0).to(queries.dtype))
 
 
 def neighbour_map(

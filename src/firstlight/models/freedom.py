@@ -142,9 +142,11 @@ class FREEDOM(TrainsAsPublished, ItemGraphModel[Handed]):
         learned, config = self._learned(), self.config
         means, first = neighbour_means(rows, learned, ~self.cold, config.neighbours, "binary")
         if rows.ids is not None and config.item_layers > 1:
-            lists = self._mixed_lists()
-            back = [returned(near, lists, rows.ids, config.item_layers)[:, None] for near in first]
-            means = [m - b * own[rows.ids] for m, b, own in zip(means, back, learned.own, strict=True)]
+            clicked = ~self.cold[rows.ids]  # nobody's list holds the others
+            ids, lists = rows.ids[clicked], self._mixed_lists()
+            for mean, near, own in zip(means, first, learned.own, strict=True):
+                paths = Neighbours(near.ids[clicked], near.similarities[clicked])
+                mean[clicked] -= returned(paths, lists, ids, config.item_layers)[:, None] * own[ids]
         vectors = self._mixed(means, rows.present)
         return self._normalised(vectors, vectors)[1]
 

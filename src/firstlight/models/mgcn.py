@@ -160,12 +160,15 @@ class MGCN(TrainsAsPublished, ItemGraphModel[Handed]):
         learned, config = self._learned(), self.config
         by_view, first = neighbour_means(rows, learned, ~self.cold, config.neighbours, "cosine")
         if rows.ids is not None and config.item_layers > 1:
+            clicked = ~self.cold[rows.ids]  # nobody's list holds the others
+            ids = rows.ids[clicked]
             for m, (near, weights, own) in enumerate(
                 zip(self.neighbour_lists, first, learned.own, strict=True)
             ):
                 hop = torch.from_numpy(edge_weights(near, "cosine", "symmetric")).float()
-                back = returned(weights, Neighbours(near.ids, hop), rows.ids, config.item_layers)
-                by_view[m] = by_view[m] - back[:, None] * own[rows.ids]
+                paths = Neighbours(weights.ids[clicked], weights.similarities[clicked])
+                back = returned(paths, Neighbours(near.ids, hop), ids, config.item_layers)
+                by_view[m][clicked] -= back[:, None] * own[ids]
         vectors = self._side(by_view, torch.zeros(len(rows), self.config.dim), rows.present)
         return self._normalised(vectors, vectors)[1]
 

@@ -95,7 +95,7 @@ class MHCR(MHCRForward[_Learned]):
         In the reproducing settings by what the forward pass makes of them, as in the authors' code: of the ID that
         training hardly touched, the graphs and the hypergraphs. Content makes only items from outside.
         """
-        if self._inductive:
+        if self.config.setting == "best":
             return super().vectors_for_scoring()
         users, items = self.raw_vectors()
         cold = self.cold[:, None]
@@ -241,10 +241,13 @@ class MHCR(MHCRForward[_Learned]):
         nodes = torch.einsum("nk,nkd->nd", weights, near)
         if ids is None or config.item_layers == 1 or not self._inductive:
             return nodes
+        clicked = ~self.cold[ids]  # nobody's list holds the others
         near_items = self.neighbour_lists[view]
         lists = Neighbours(near_items.ids, row_weights(near_items))
-        back = returned(Neighbours(found.ids, weights), lists, ids, config.item_layers)
-        return nodes - back[:, None] * learned.gated[view][ids]
+        first = Neighbours(found.ids[clicked], weights[clicked])
+        back = returned(first, lists, ids[clicked], config.item_layers)
+        nodes[clicked] -= back[:, None] * learned.gated[view][ids[clicked]]
+        return nodes
 
     @torch.no_grad()
     def hyperedges(self, rows: ContentRows) -> Tensor | None:

@@ -184,8 +184,8 @@ class MHCRConfig(ItemGraphConfig):
     hyper_contrast_weight: float = Field(0.0, ge=0)
     """Its weight (hc_loss_weight)."""
 
-    joint_table: str | int | None = None
-    """The view whose table holds the negatives of ``joint``, by name or by place; None: ``text`` as released if there
+    joint_table: str | int = -1
+    """The view whose table holds the negatives of ``joint``, by name or by place; −1: ``text`` as released if there
     is one, else the last."""
 
     cross_contrast: Literal["nodes", "ranks"] = "nodes"
@@ -203,7 +203,5 @@ class MHCRConfig(ItemGraphConfig):
     def _settle(cls, values: Any) -> Any:
         """Fill what is not given from the setting."""
         if isinstance(values, Mapping):
-            if values.get("joint_table") == -1:  # what runs wrote where no place was given
-                values = {**values, "joint_table": None}
             return {**SETTINGS.get(str(values.get("setting", "best")), {}), **values}
         return values

@@ -61,7 +61,7 @@ class MHCRTerms(ItemGraphModel[LearnedT]):
     def _check_joint_table(self) -> None:
         """Refuse a table that is no view's."""
         named, known = self.config.joint_table, list(self.view_dims)
-        if named is not None and named not in known and named not in range(len(known)):
+        if named not in known and named not in range(-1, len(known)):
             raise InputError(
                 f"model.joint_table names {named!r}, which is no view of the items",
                 hint=f"their views: {', '.join(known)}",
@@ -71,9 +71,9 @@ class MHCRTerms(ItemGraphModel[LearnedT]):
     def joint_table(self) -> int:
         """Place of the view whose table holds the negatives of ``joint``."""
         named, known = self.config.joint_table, list(self.view_dims)
-        if isinstance(named, int):
+        if isinstance(named, int) and named >= 0:
             return named
-        named = named or "text"
+        named = "text" if named == -1 else named
         return known.index(named) if named in known else len(known) - 1
 
     def extra_losses(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:

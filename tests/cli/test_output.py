@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from firstlight.cli.options import integers, names, settings, two_integers
 from firstlight.cli.output import Answer, draw_pairs, draw_table, plain, show, text
 from firstlight.cli.progress import TrainingProgress, duration, epoch_facts
+from firstlight.core import ranks
 from firstlight.core.errors import InputError
 
 
@@ -62,17 +63,28 @@ def test_json_is_one_object_and_people_get_the_drawing(capsys):
     assert capsys.readouterr().out == "drawn [bold]as it is[/bold]\n"
 
 
+WORDS = {False: ["doctor", "--json"], True: ["data", "inspect", "nowhere", "--json"]}
+
+
 @pytest.mark.parametrize("wrong", [False, True])
-def test_of_several_processes_one_answers(firstlight, monkeypatch, wrong):
-    words = ["data", "inspect", "nowhere", "--json"] if wrong else ["doctor", "--json"]
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    first = firstlight(*words)
+def test_of_several_processes_of_a_group_one_answers(firstlight, monkeypatch, wrong):
+    monkeypatch.setattr(ranks, "_joined", (0, 2))
+    first = firstlight(*WORDS[wrong])
     assert first.value
-    monkeypatch.setenv("RANK", "1")
-    second = firstlight(*words)
+    monkeypatch.setattr(ranks, "_joined", (1, 2))
+    second = firstlight(*WORDS[wrong])
     assert (second.code, second.out) == (first.code, "")
     assert second.err == first.err
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_environment_of_a_scheduler_silences_nobody(firstlight, monkeypatch, wrong):
+    alone = firstlight(*WORDS[wrong])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    found = firstlight(*WORDS[wrong])
+    assert found.value.keys() == alone.value.keys()
+    assert found.code == alone.code
 
 
 def test_tables_do_not_wrap_where_there_is_no_terminal(capsys):

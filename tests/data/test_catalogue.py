@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -46,6 +47,56 @@ def test_lists_of_anything_have_an_identity() -> None:
     ]
     assert len({hashed(pl.Series([cell])) for cell in cells}) == len(cells)
     assert hashed(pl.Series([["a", "b"]])) != hashed(pl.Series([["a, b"]]))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("dtype", [pl.Float32, pl.Float64, pl.Int8, pl.Int64, pl.UInt64])
+def test_lists_of_numbers_are_told_apart_by_lengths_values_and_nulls(dtype: type[pl.DataType]) -> None:
+    columns: list[list[object]] = [
+        [[1, 2], [3]],
+        [[1], [2, 3]],
+        [[1, 2], [4]],
+        [[1, 2], [], [3]],
+        [[1, 2], None, [3]],
+        [[1, 2], [None], [3]],
+        [[1, 2], [0], [3]],
+        [[], []],
+        [None, []],
+        [None, None],
+    ]
+    hashes = [hashed(pl.Series(column, dtype=pl.List(dtype))) for column in columns]
+    assert len(set(hashes)) == len(columns)
+    parts = [pl.Series(column, dtype=pl.List(dtype)) for column in ([[9], [1, 2]], [[3], [9]])]
+    assert hashed(pl.concat(parts, rechunk=False)[1:3]) == hashes[0]
+
+
+def test_neither_width_nor_kind_of_lists_of_numbers_counts() -> None:
+    for cells, types in (
+        ([[1, 2], None, [3, -4]], (pl.Int8, pl.Int64)),
+        ([[0.5, None], None, [NAN, -4.0]], (pl.Float32, pl.Float64)),
+    ):
+        kinds = [kind for inner in types for kind in (pl.List(inner), pl.Array(inner, 2))]
+        assert len({hashed(pl.Series(cells, dtype=kind)) for kind in kinds}) == 1
+    assert hashed(pl.Series([[1, 2]])) != hashed(pl.Series([[1.0, 2.5]]))
+    assert hashed(pl.Series([[2**64 - 1]], dtype=pl.List(pl.UInt64))) != hashed(
+        pl.Series([[2**63]], dtype=pl.List(pl.UInt64))
+    )
+
+
+def test_long_lists_of_numbers_are_not_written_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two thousand embeddings took a second."""
+
+    def refused(*_: object, **__: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("firstlight.data.catalogue.json.dumps", refused)
+    rows = np.random.default_rng(0).standard_normal((50, 768))
+    for dtype in (pl.List(pl.Float64), pl.Array(pl.Float32, 768)):
+        assert hashed(pl.Series(rows.tolist(), dtype=dtype))
+    with pytest.raises(AssertionError):
+        hashed(pl.Series([["a"]]))
 
 
 def test_tables_without_lists_keep_the_identity_that_finished_runs_have() -> None:

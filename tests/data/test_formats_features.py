@@ -15,6 +15,7 @@ from firstlight.data.formats import read_dataset
 from firstlight.data.formats.base import Problems
 from firstlight.data.formats.features import read_feature_table
 from firstlight.data.inspect import inspect_path
+from firstlight.serving.new_items import read_new_items
 
 ROWS = [[0.5, 1.5], None, [2.5, float("nan")], [], [0.0, 0.0], [3.0, 4.0]]
 
@@ -60,15 +61,33 @@ def test_arrays_of_whole_numbers_are_features_and_lists_of_them_are_tags(tmp_pat
     assert catalogue.items["words"].to_list() == ["a|b", "c", None, None, None, "d"]
 
 
-def test_lists_of_decimals_of_other_lengths_are_named_by_row(tmp_path: Path) -> None:
-    shop(tmp_path, pl.Series("clip", [[1.0, 2.0], [1.0], [3.0, 4.0], None, [1.0, 2.0, 3.0], [5.0, 6.0]]))
-    told = r"items\.parquet: column 'clip' holds lists of 2 numbers, but others in row 2 \(1\), row 5 \(3\)"
-    with pytest.raises(InputError, match=told) as caught:
-        read_dataset(tmp_path)
-    assert caught.value.hint
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        ([[1.0, 2.0], [1.0], [3.0, 4.0], None, [1.0, 2.0, 3.0], [5.0, 6.0]],
+         "column 'prices' holds lists of 2 numbers, but others in row 2 (1), row 5 (3); it is left out"),
+        ([[1.0], [1.0, 2.0], [1.0] * 3, [1.0] * 4, [1.0] * 5, [1.0] * 6], "row 6 (6); it is left out"),
+    ],
+)  # fmt: skip
+def test_lists_of_decimals_of_different_lengths_are_left_out_and_named(
+    tmp_path: Path, lists: list[Any], told: str
+) -> None:
+    shop(
+        tmp_path,
+        pl.Series("prices", lists),
+        pl.Series("clip", [[1.0, 2.0]] * 6),
+        pl.Series("plot", list("ABCDEF")),
+    )
+    dataset = read_dataset(tmp_path)
+    assert dataset.catalogue.items.columns == ["plot"]
+    assert list(dataset.catalogue.features) == ["clip"]
+    kind = "column of lists of different lengths"
+    assert dataset.dropped == {f"{kind}: prices": 1}
     found = inspect_path(tmp_path)
-    assert found.problem_totals == {"unusable file": 1}
-    assert found.features == ()
+    assert found.problem_totals == {kind: 1}
+    assert told in found.problems[0].problem
+    assert "leave the cell empty" in found.problems[0].problem
+    assert any(told in note for note in read_new_items(tmp_path / "items.parquet").notes)
 
 
 @pytest.mark.parametrize("name", ["clip", "cover", "title", "name"])

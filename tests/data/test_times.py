@@ -123,6 +123,34 @@ def test_a_number_that_is_no_year_makes_all_of_them_seconds(tmp_path: Path) -> N
         assert times.tolist() == [2021, other]
 
 
+def save_split(folder: Path, *starts: int) -> Path:
+    """A split by time into files, a hundred steps in each part from these on."""
+    for part, start in zip(("train", "valid", "test"), starts, strict=True):
+        rows = "".join(f"u{t % 7}\ti{t % 5}\t{t}\n" for t in range(start, start + 100))
+        head = "user_id:token\titem_id:token\ttimestamp:float\n"
+        (folder / f"log.{part}.inter").write_text(head + rows, encoding="utf-8")
+    return folder
+
+
+def test_steps_of_a_split_are_no_years_because_one_part_of_them_could_be(tmp_path: Path) -> None:
+    found = read_dataset(save_split(tmp_path, 1800, 1900, 2000), ReadOptions(duplicates="last"))
+    assert found.train.times is not None
+    assert found.train.times.max() == 1899
+    assert found.valid is not None
+    assert found.valid.times is not None
+    assert found.valid.times.max() == 1999
+    assert not inspect_path(tmp_path).problem_totals
+
+
+def test_years_in_all_parts_of_a_split_are_refused(tmp_path: Path) -> None:
+    save_split(tmp_path, 1900, 1901, 2000)
+    with pytest.raises(InputError, match="timestamps from 1900 to 2099 are years"):
+        read_dataset(tmp_path)
+    found = inspect_path(tmp_path)
+    assert found.time_range is None
+    assert found.problem_totals == {"unusable file": 1}
+
+
 def test_counters_and_seconds_are_no_dates() -> None:
     times = [*range(0, 2000, 7), 964982703, 1706659200, 1706659200000, 1706659200000000, 20001301, 20240132]
     assert not pl.DataFrame({"t": times}).select(looks_like_date(pl.col("t")).any()).item()

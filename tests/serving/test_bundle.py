@@ -314,12 +314,28 @@ def test_what_does_not_stand_beside_the_items_is_refused(tmp_path, beside):
     assert [snapshot.cover(snapshot.row(item)) for item in ("n3", "n4")] == [b"a", None]
 
 
-def test_a_segment_whose_covers_do_not_fit_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [((b"a",), (b"a", None)), ((b"a", b"b", b"c"), (b"a", b"b")), ((), (None, None))],
+    ids=["few", "many", "none"],
+)
+def test_what_was_written_beside_the_items_before_it_was_checked_is_filled_up_or_cut(
+    tmp_path, written, found
+):
     bundle = small_bundle(tmp_path)
-    nobody = state_segment(DIM)
-    bundle._journal.append(bundle._manifest, replace(nobody, covers=(b"a",)))
-    with pytest.raises(InputError, match=r"00000002\.safetensors: the covers of this segment do not fit"):
-        Bundle.open(bundle.folder)
+    table = pl.DataFrame({"item": ["n3", "n4"]})
+    segment = replace(state_segment(DIM), table=table, vectors=rows(2), covers=written, contents=written)
+    bundle._journal.append(bundle._manifest, segment)
+
+    def check(opened):
+        snapshot = opened.snapshot
+        assert tuple(snapshot.cover(snapshot.row(item)) for item in ("n3", "n4")) == found
+        assert tuple(content or None for _, content in opened.additions()) == found
+
+    opened = Bundle.open(bundle.folder)
+    check(opened)
+    opened.compact(prune=True)
+    check(Bundle.open(bundle.folder))
 
 
 def test_other_refusals(tmp_path):

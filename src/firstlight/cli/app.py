@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
@@ -29,6 +27,7 @@ from firstlight.cli import (
 )
 from firstlight.cli import report as reporting
 from firstlight.cli.exits import OK, report
+from firstlight.core.ranks import answers
 
 app = typer.Typer(
     help="Recommendations that work for items nobody has clicked yet.",
@@ -80,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0 success, 1 failure, 2 bad input, 130 interrupted.
     """
-    with _one_answer():
+    with contextlib.redirect_stdout(cast(TextIO, _OneAnswer(sys.stdout))):
         try:
             code = typer.main.get_command(app).main(
                 args=list(arguments), prog_name="firstlight", standalone_mode=False
@@ -92,17 +91,20 @@ def run(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else OK
 
 
-@contextlib.contextmanager
-def _one_answer() -> Iterator[None]:
-    """Of the processes that ``torchrun`` starts only the first one writes on standard output: one JSON object in all.
+class _OneAnswer:
+    """Standard output, of the processes of a group only for the first: one JSON object in all.
 
-    By the environment, since the group is gone when a command says what came out.
+    Each write asks anew, since a command joins its group while it runs.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
-        yield
-        return
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text) if answers() else len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def call(arguments: Sequence[str]) -> dict[str, Any]:

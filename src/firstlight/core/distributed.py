@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from firstlight.core.ranks import note_joined
+
 #: Gradients travel in buckets of at most this many elements (64 MB of float32).
 _BUCKET_ELEMENTS = 2**24
 
@@ -24,6 +26,8 @@ _BUCKET_ELEMENTS = 2**24
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
     """Join the group that ``torchrun`` describes in the environment; nothing happens in a process on its own.
+
+    That it was joined is kept past its end (:mod:`firstlight.core.ranks`), for who says what came out.
 
     Args:
         device: ``cuda`` talks through NCCL and takes the GPU of the local rank, anything else through Gloo.
@@ -39,6 +43,7 @@ def process_group(device: str = "cpu") -> Iterator[None]:
     # one that frees a tensor while the interpreter goes down aborts the process.
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if cuda else "gloo")
+    note_joined(rank(), world())
     try:
         yield
     finally:

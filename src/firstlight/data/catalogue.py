@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,9 @@ class FeatureMatrix:
     extractor: str = "unknown"
 
 
+#: Whole numbers that numpy has, too.
+_WHOLE = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64})
+
 #: Content as models read it: view name -> rows aligned to the item rows.
 ItemViews = Mapping[str, FeatureMatrix]
 
@@ -52,7 +55,7 @@ class Catalogue:
     def content_hash(self) -> str:
         """SHA-256 over all columns and features; ``role`` left out, since it follows from the split."""
         parts = [
-            hash_strings([name, *_cells(self.items[name])])
+            hash_strings([name, *_identity(self.items[name])])
             for name in sorted(self.items.columns)
             if name != "role"
         ]
@@ -72,6 +75,30 @@ class Catalogue:
             if folder is not None and name in self.items.columns and self.items[name].dtype == pl.String:
                 sizes += [name, *(_size(folder, value) for value in self.items[name])]
         return hash_strings(sizes)
+
+
+def _identity(column: pl.Series) -> Iterable[str]:
+    """What tells a column from every other one."""
+    inner = column.dtype.inner if isinstance(column.dtype, pl.List | pl.Array) else None
+    if inner is None or not (inner.is_float() or inner in _WHOLE):
+        return _cells(column)
+    return ("lists of numbers", _numbers_hash(column, floats=inner.is_float()))
+
+
+def _numbers_hash(column: pl.Series, *, floats: bool) -> str:
+    """SHA-256 over lengths, values and nulls: embeddings of a million items are too many to write as text.
+
+    Neither the width of the numbers nor the kind of the list counts.
+    """
+    lists = column.cast(pl.List(column.dtype.inner))  # type: ignore[attr-defined]
+    sizes = lists.list.len().cast(pl.Int64).fill_null(-1)
+    flat = lists.filter(sizes > 0).explode()  # versions differ in what they make of an empty list
+    if flat.dtype != pl.UInt64:
+        flat = flat.cast(pl.Float64 if floats else pl.Int64)
+    values = flat.fill_null(0).to_numpy().copy()
+    if floats:
+        values[np.isnan(values)] = np.nan  # of whatever bits
+    return hash_arrays([sizes.to_numpy(), values, flat.is_null().to_numpy()])
 
 
 def _cells(column: pl.Series) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, islice, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -81,18 +81,22 @@ class Segment:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Segment:
-        """Inverse of :meth:`to_bytes`; the data have been checked by their hash."""
+        """Inverse of :meth:`to_bytes`; the data have been checked by their hash.
+
+        Covers that were written when their number was not checked are filled up, or cut: the items are sound without.
+        """
         tensors = load(data)
         columns = _from_tensor(tensors["table"])
         table = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
         covers: tuple[bytes | None, ...] = ()
         if "covers.ends" in tensors:
             pictures, ends = tensors["covers.data"].numpy(), tensors["covers.ends"].tolist()
-            covers = tuple(pictures[a:b].tobytes() or None for a, b in pairwise(ends))
+            found = (pictures[a:b].tobytes() or None for a, b in pairwise(ends))
+            covers = tuple(islice(chain(found, repeat(None)), table.height))
         rules = None
         if "rules" in tensors:
-            found = _from_tensor(tensors["rules"])
-            rules = Rules(frozenset(found["blocked"]), found["boosts"])
+            wanted = _from_tensor(tensors["rules"])
+            rules = Rules(frozenset(wanted["blocked"]), wanted["boosts"])
         extras = {
             name.removeprefix("extras."): rows.numpy()
             for name, rows in tensors.items()
@@ -110,7 +114,8 @@ class Segment:
         if "contents.ends" not in tensors:
             return dict.fromkeys(ids, b"")
         contents, ends = tensors["contents.data"].numpy(), tensors["contents.ends"].tolist()
-        return {item: contents[a:b].tobytes() for item, (a, b) in zip(ids, pairwise(ends), strict=True)}
+        written = (contents[a:b].tobytes() for a, b in pairwise(ends))
+        return dict(zip(ids, chain(written, repeat(b"")), strict=False))  # filled up or cut, as covers are
 
 
 def _as_tensor(value: Any) -> Tensor:

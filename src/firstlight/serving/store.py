@@ -132,8 +132,6 @@ class Store:
             path = self.folder / SEGMENTS / entry.file
             if n != len(segment.table) or (dim is not None and width != dim):
                 raise InputError("the vectors of this segment do not fit", path=path)
-            if len(segment.covers) not in (0, n):
-                raise InputError("the covers of this segment do not fit", path=path)
         self._snapshot = old.advanced(manifest.version, segments)
         self._manifest = manifest
         touched = dict(self._touched) if count else {}

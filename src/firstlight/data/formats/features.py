@@ -17,6 +17,10 @@ from firstlight.data.formats.columns import ID_NAMES, check_type, find_common, i
 
 #: Rows that a message names.
 _EXAMPLES = 5
+_ONE_LENGTH = (
+    "a feature has as many numbers in each row; leave the cell empty where an item has none, and write tags as lists "
+    "of texts or of whole numbers"
+)
 #: What pandas calls the index of a frame when it writes one.
 _PANDAS_INDEX = "__index_level_0__"
 
@@ -97,19 +101,23 @@ def is_feature(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List) and dtype.inner.is_float()
 
 
-def read_lists(column: pl.Series, path: Path, problems: Problems) -> FeatureMatrix | None:
+def read_lists(
+    column: pl.Series, path: Path, problems: Problems, *, demanded: bool = False
+) -> FeatureMatrix | None:
     """Read a column of which :func:`is_feature` holds; null and empty lists are absent.
 
     Args:
         column: ``(n,)``, as it is in the file.
         path: The file, for messages.
-        problems: Gets the counts of rows that say nothing.
+        problems: Gets the counts of rows that say nothing, and columns that are left out.
+        demanded: Whether the user named the file as a feature. If not, lists of different lengths, such as the prices
+            of an item's variants, are left out: the rest of the table does not hang on them.
 
     Returns:
-        The matrix and its mask, or None if no row holds a number (or they cannot be read, and the list is tolerant).
+        The matrix and its mask, or None if no row holds a number or lengths differ.
 
     Raises:
-        InputError: Rows are of different widths.
+        InputError: Lengths differ, and the feature was demanded.
     """
     lists = column.cast(pl.List(pl.Float32)) if isinstance(column.dtype, pl.Array) else column
     sizes = lists.list.len().fill_null(0).to_numpy()
@@ -122,12 +130,12 @@ def read_lists(column: pl.Series, path: Path, problems: Problems) -> FeatureMatr
     if len(odd):
         named = ", ".join(f"row {row + 1} ({sizes[row]})" for row in odd[:_EXAMPLES])
         more = f" and {len(odd) - _EXAMPLES:,} more" if len(odd) > _EXAMPLES else ""
-        problems.fatal(
-            f"column {column.name!r} holds lists of {width} numbers, but others in {named}{more}",
-            path,
-            "a feature has as many numbers in each row; leave the cell empty where an item has none, and write tags "
-            "as lists of texts or of whole numbers",
-        )
+        found = f"column {column.name!r} holds lists of {width} numbers, but others in {named}{more}"
+        if demanded:
+            raise InputError(found, path=path, hint=_ONE_LENGTH)
+        kind = "column of lists of different lengths"
+        problems.note(kind, path, f"{found}; it is left out: {_ONE_LENGTH}")
+        problems.dropped[f"{kind}: {column.name}"] += 1
         return None
     raw = np.full((len(lists), width), np.nan, np.float32)
     raw[given] = lists.filter(pl.Series(given)).explode().cast(pl.Float32).to_numpy().reshape(-1, width)
@@ -201,7 +209,7 @@ def read_feature_table(path: Path, name: str, problems: Problems, key: str | Non
             path=path,
             hint="write one feature to a file",
         )
-    matrix = read_lists(table[lists[0]].alias(name), path, problems) if lists else None
+    matrix = read_lists(table[lists[0]].alias(name), path, problems, demanded=True) if lists else None
     if matrix is None:
         matrix = _from_columns(table, name, path, problems)
     return FeatureTable(path, FeatureMatrix(matrix.values, matrix.present, path.name), ids)

@@ -84,7 +84,7 @@ def read_items(
         (:func:`~firstlight.data.formats.features.is_feature`) as arrays of float32, null where they are absent.
 
     Raises:
-        InputError: The file cannot be read, has no id column, or lists of numbers of different lengths.
+        InputError: The file cannot be read or has no id column.
     """
     schema, lines = None, None
     if path.suffix.lower() == ".parquet":
@@ -118,7 +118,10 @@ def _read_parquet(path: Path, *, pictures: bool) -> tuple[pl.DataFrame, pl.Schem
 
 
 def _read_features(frame: pl.DataFrame, path: Path, problems: Problems) -> pl.DataFrame:
-    """Make arrays of one width of all columns that hold features, so that they are put in order with the rest."""
+    """Make arrays of one width of all columns that hold features, so that they are put in order with the rest.
+
+    Columns that are no matrix are left out, never read as words.
+    """
     for name in [name for name, dtype in frame.schema.items() if is_feature(dtype)]:
         matrix = read_lists(frame[name], path, problems)
         if matrix is None:

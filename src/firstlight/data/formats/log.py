@@ -8,7 +8,7 @@ up once.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Scan:
         rows: Number of rows.
         largest_time: Largest absolute timestamp, or None.
         owner: Keeps scratch files alive for as long as the frame.
+        time_ends: The smallest and the largest timestamp, or None.
     """
 
     frame: pl.LazyFrame
@@ -50,6 +51,7 @@ class Scan:
     rows: int
     largest_time: int | None
     owner: TextTable | None = None
+    time_ends: tuple[int, int] | None = None
 
 
 def _typed(schema: Mapping[str, pl.DataType], *, dates: bool) -> list[pl.Expr]:
@@ -104,9 +106,28 @@ def _scan(
         return Scan(frame, path, summary["rows"], None, owner)
     if refuse_compact_dates(summary["compact"], summary["rows"], summary["compact_example"], path, problems):
         return Scan(frame.drop("time"), path, summary["rows"], None, owner)
-    if refuse_years(summary["first_time"], summary["last_time"], path, problems):
-        return Scan(frame.drop("time"), path, summary["rows"], None, owner)
-    return Scan(frame, path, summary["rows"], summary["largest_time"], owner)
+    ends = summary["first_time"], summary["last_time"]
+    return Scan(frame, path, summary["rows"], summary["largest_time"], owner, None if None in ends else ends)
+
+
+def _without_years(scans: Mapping[str, Scan], problems: Problems) -> dict[str, Scan]:
+    """The scans, without times if these are bare years in all of them together.
+
+    One part of a split by time holds a short stretch: counted steps from 1900 to 1999 are no years where others begin
+    at 0.
+    """
+    ends = [scan.time_ends for scan in scans.values() if scan.time_ends is not None]
+    if not ends:
+        return dict(scans)
+    path = next(scan.path for scan in scans.values() if scan.time_ends is not None)
+    if not refuse_years(min(first for first, _ in ends), max(last for _, last in ends), path, problems):
+        return dict(scans)
+    return {
+        name: scan
+        if scan.time_ends is None
+        else replace(scan, frame=scan.frame.drop("time"), largest_time=None, time_ends=None)
+        for name, scan in scans.items()
+    }
 
 
 def _holds_dates(frame: pl.LazyFrame, schema: Mapping[str, pl.DataType]) -> bool:
@@ -254,19 +275,22 @@ def encode_log(
     Args:
         scans: part name -> sound rows. A part whose rows have a ``label`` is split by it: 0 train, 1 valid,
             2 test.
-        problems: Hears of timestamps in other units than seconds.
+        problems: Hears of timestamps in other units than seconds, and of years.
         known_items: Items that exist whether they have pairs or not.
         user_ids: The users in row order, where that is settled; else all that occur, ascending.
         item_ids: The items in row order, where that is settled.
 
     Returns:
         User ids, item ids (both in row order) and the pairs by part.
+
+    Raises:
+        InputError: The timestamps of all parts are years, and the list is not tolerant.
     """
     logs = {
         name: _in_seconds(scan, problems)
         .with_columns(pl.col("user", "item").cast(pl.Categorical))
         .collect(engine="streaming")
-        for name, scan in scans.items()
+        for name, scan in _without_years(scans, problems).items()
     }
     if user_ids is None:
         user_ids = _distinct([log["user"] for log in logs.values()], None)

@@ -152,13 +152,13 @@ def refuse_compact_dates(count: int, rows: int, example: int | None, path: Path,
     return True
 
 
-def refuse_years(least: int | None, largest: int | None, path: Path, problems: Problems) -> bool:
+def refuse_years(least: int, largest: int, path: Path, problems: Problems) -> bool:
     """Refuse a column of times that are bare years, all of them.
 
     Args:
-        least: The smallest time; None where there is none.
+        least: The smallest time of all parts.
         largest: The largest.
-        path: The file.
+        path: The file, or one of them.
         problems: In a tolerant list the times are left out.
 
     Returns:
@@ -167,7 +167,7 @@ def refuse_years(least: int | None, largest: int | None, path: Path, problems: P
     Raises:
         InputError: They are, and the list is not tolerant.
     """
-    if least is None or largest is None or not _YEARS[0] <= least <= largest <= _YEARS[1]:
+    if not _YEARS[0] <= least <= largest <= _YEARS[1]:
         return False
     problems.fatal(
         f"timestamps from {least} to {largest} are years, not numbers of seconds",

@@ -20,6 +20,7 @@ from firstlight.training.checkpoint import Checkpoint, load_checkpoint, load_ten
 from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
 from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
+from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.loop import Progress
 from firstlight.training.pretrain import crops_of, pretrain
 from firstlight.vision.encoder_file import load_encoder, save_encoder
@@ -266,6 +267,35 @@ def test_what_cannot_be_resumed_is_said(images, whole, tmp_path):
     (tmp_path / "else" / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="something that is not a run"):
         pretrain(images, config(images), tmp_path / "else", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_starts_in_one_folder_the_second_changes_nothing(images, tmp_path, resume):
+    """Both found it free; the second comes while the first trains, and once more when it has left."""
+    out = tmp_path / "enc"
+    first, second = (
+        EncoderRun(out, "pretrain", config(images, f"training.seed={seed}"), images, resume=resume)
+        for seed in (1, 2)
+    )
+    assert not out.exists()
+    with first.held():
+        begun = (out / "config.yaml").read_text()
+        with pytest.raises(InputError, match="another training is at work"), second.held():
+            pass
+        assert (out / "config.yaml").read_text() == begun
+        (out / "result.json").write_text("{}")
+    message = "trained here meanwhile" if resume else "not empty"
+    with pytest.raises(InputError, match=message), second.held():
+        pass
+    assert (out / "config.yaml").read_text() == begun
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_lock_alone_is_no_run(images, tmp_path, resume):
+    """What a process leaves that was killed before it wrote anything."""
+    (tmp_path / ".lock").touch()
+    with EncoderRun(tmp_path, "pretrain", config(images), images, resume=resume).held():
+        assert (tmp_path / "config.yaml").is_file()
 
 
 def test_a_broken_image_is_counted_in_a_resumed_run_too(tmp_path):

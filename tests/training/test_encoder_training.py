@@ -384,3 +384,28 @@ def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):
     for name in ("licence", "mean", "std", "pooling", "crop"):
         assert getattr(more, name) == getattr(known, name), name
     assert len(more.history) == 2
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_run_under_other_pixel_statistics_does_not_go_on(images, whole, tmp_path, usual):
+    """As they were begun when crops kept their own; where the encoder has the same, a run's hash is what it was."""
+    known, two = load_encoder(whole[0]), config(images, "training.epochs=2")
+    assert (known.mean, known.std) == (crops_of(two).mean, crops_of(two).std)
+    if not usual:
+        known = replace(known, mean=(0.5,) * 3)
+    start, out = tmp_path / "known", tmp_path / "more"
+    save_encoder(start, known)
+    with pytest.raises(Stop):
+        pretrain(images, two, out, start=start, emit=stopping_at(2))
+    before = EncoderRun(tmp_path / "new", "pretrain", two, images, inputs=(known.state_hash(),)).hash
+    state = out / "checkpoint" / "state.safetensors"
+    begun = load_checkpoint(state, EncoderProgress)
+    assert (begun.run_hash == before) == usual
+    save_checkpoint(state, replace(begun, run_hash=before))
+    if usual:
+        assert pretrain(images, two, out, start=start, resume=True)
+        return
+    with pytest.raises(InputError, match="another config or other images"):
+        pretrain(images, two, out, start=start, resume=True)
+    save_checkpoint(state, begun)
+    assert pretrain(images, two, out, start=start, resume=True)

@@ -333,6 +333,26 @@ def test_files_behind_a_link_are_content_too(tmp_path):
     assert _content(tmp_path / "images") != before
 
 
+def test_where_a_link_leads_is_content_too(tmp_path):
+    """Both versions lie in the folder, so all files are met whichever is the current one."""
+    from firstlight.core.hashing import hash_file, hash_strings
+    from firstlight.pipeline.run import _content
+
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "a.png").write_bytes(version.encode())
+    files = [f"{version}/a.png" for version in ("v1", "v2")]
+    without = hash_strings(text for file in files for text in (file, hash_file(tmp_path / file)))
+    assert _content(tmp_path) == without  # as it was before links were looked at
+    current, found = tmp_path / "current", set()
+    for version in ("v1", "v2"):
+        current.unlink(missing_ok=True)
+        current.symlink_to(version)
+        found.add(_content(tmp_path))
+        assert _content(tmp_path) in found
+    assert len(found | {without}) == 3
+
+
 def test_what_is_exported_knows_the_test_part_after_a_refit(tmp_path):
     tree = {**TINY, "export": {"run": "mhcr", "refit": True}, "recommend": {"k": 5}}
     steps = planned(tmp_path, tree, tmp_path / "out")

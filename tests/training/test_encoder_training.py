@@ -20,6 +20,7 @@ from firstlight.training.checkpoint import Checkpoint, load_checkpoint, load_ten
 from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
 from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
+from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.loop import Progress
 from firstlight.training.pretrain import crops_of, pretrain
 from firstlight.vision.encoder_file import load_encoder, save_encoder
@@ -268,6 +269,35 @@ def test_what_cannot_be_resumed_is_said(images, whole, tmp_path):
         pretrain(images, config(images), tmp_path / "else", resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_starts_in_one_folder_the_second_changes_nothing(images, tmp_path, resume):
+    """Both found it free; the second comes while the first trains, and once more when it has left."""
+    out = tmp_path / "enc"
+    first, second = (
+        EncoderRun(out, "pretrain", config(images, f"training.seed={seed}"), images, resume=resume)
+        for seed in (1, 2)
+    )
+    assert not out.exists()
+    with first.held():
+        begun = (out / "config.yaml").read_text()
+        with pytest.raises(InputError, match="another training is at work"), second.held():
+            pass
+        assert (out / "config.yaml").read_text() == begun
+        (out / "result.json").write_text("{}")
+    message = "trained here meanwhile" if resume else "not empty"
+    with pytest.raises(InputError, match=message), second.held():
+        pass
+    assert (out / "config.yaml").read_text() == begun
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_lock_alone_is_no_run(images, tmp_path, resume):
+    """What a process leaves that was killed before it wrote anything."""
+    (tmp_path / ".lock").touch()
+    with EncoderRun(tmp_path, "pretrain", config(images), images, resume=resume).held():
+        assert (tmp_path / "config.yaml").is_file()
+
+
 def test_a_broken_image_is_counted_in_a_resumed_run_too(tmp_path):
     found = open_images(write_images(tmp_path / "images.parquet", broken={3, 9}))
     for cache in ("0", "100"):
@@ -354,3 +384,28 @@ def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):
     for name in ("licence", "mean", "std", "pooling", "crop"):
         assert getattr(more, name) == getattr(known, name), name
     assert len(more.history) == 2
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_run_under_other_pixel_statistics_does_not_go_on(images, whole, tmp_path, usual):
+    """As they were begun when crops kept their own; where the encoder has the same, a run's hash is what it was."""
+    known, two = load_encoder(whole[0]), config(images, "training.epochs=2")
+    assert (known.mean, known.std) == (crops_of(two).mean, crops_of(two).std)
+    if not usual:
+        known = replace(known, mean=(0.5,) * 3)
+    start, out = tmp_path / "known", tmp_path / "more"
+    save_encoder(start, known)
+    with pytest.raises(Stop):
+        pretrain(images, two, out, start=start, emit=stopping_at(2))
+    before = EncoderRun(tmp_path / "new", "pretrain", two, images, inputs=(known.state_hash(),)).hash
+    state = out / "checkpoint" / "state.safetensors"
+    begun = load_checkpoint(state, EncoderProgress)
+    assert (begun.run_hash == before) == usual
+    save_checkpoint(state, replace(begun, run_hash=before))
+    if usual:
+        assert pretrain(images, two, out, start=start, resume=True)
+        return
+    with pytest.raises(InputError, match="another config or other images"):
+        pretrain(images, two, out, start=start, resume=True)
+    save_checkpoint(state, begun)
+    assert pretrain(images, two, out, start=start, resume=True)

@@ -585,6 +585,25 @@ def test_torn_files_are_refused_however_they_are_torn(new_format, tmp_path):
     assert len(told) > 3
 
 
+def test_want_of_memory_is_not_called_a_torn_file(tmp_path, monkeypatch):
+    """A torn file may ask for more than there is, too: what is said holds for both."""
+    path = tmp_path / "w.pth"
+    torch.save({"model": random_state(depth=1)}, path)
+
+    def starved(*args, **kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "load", starved)
+        with pytest.raises(InputError, match="not enough memory") as caught:
+            load_encoder(path, heads=2)
+    assert "no readable checkpoint" not in str(caught.value)
+    assert isinstance(load_encoder(path, heads=2).vit, torch.nn.Module)
+    path.write_bytes(b"\x80\x04\x8e" + (2**50).to_bytes(8, "little") + b"x.")  # a string of a petabyte
+    with pytest.raises(InputError, match="not enough memory to read this file of 13 bytes"):
+        load_encoder(path, heads=2)
+
+
 def test_folders_without_an_encoder(tmp_path):
     with pytest.raises(InputError, match="no encoder here"):
         load_encoder(tmp_path)

@@ -138,6 +138,35 @@ def test_images_are_decoded_into_the_memory_that_they_keep():
     assert [int(kept.pixels[row, 0, 0, 0]) for row in (0, 59)] == [8, 126]
 
 
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_one_torn_picture_is_no_matter_of_memory(at):
+    """Its head is whole, and says that it is larger than all others together."""
+    images, target = image_set(7, broken={5}), io.BytesIO()
+    noise = np.random.default_rng(1).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(target, "PNG")
+    images.values[at] = target.getvalue()[:5000]
+    assert images.size(at) == (200, 300)
+    for limit in (7 * 3 * 14 * 14, 2**30):
+        kept = decode_all(images, limit)
+        assert kept.pixels.shape == (7, 14, 3, 14)
+        assert sorted(kept.unusable) == sorted({at, 5})
+    images.values[at] = target.getvalue()
+    assert decode_all(images, 7 * 3 * 14 * 14) is None
+    assert decode_all(images, 2**30).pixels.shape == (7, 200, 3, 300)
+
+
+def test_only_the_largest_are_decoded_before_there_is_a_canvas(monkeypatch):
+    loaded, load = [], ImageSet.load
+    monkeypatch.setattr(
+        ImageSet, "load", lambda self, row, covers=None: loaded.append(row) or load(self, row)
+    )
+    images = image_set(9)
+    assert decode_all(images, 9 * 3 * 14 * 14 - 1) is None
+    assert loaded == [0]
+    decode_all(images, 2**20)
+    assert loaded == [0, 0, *range(9)]
+
+
 def test_a_head_that_tells_another_size_is_no_harm(monkeypatch):
     images = image_set(5)
     kept = decode_all(images, 2**20)

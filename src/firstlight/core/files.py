@@ -141,6 +141,18 @@ def files_below(folder: Path) -> Iterator[Path]:
 
     Links wait until the folders proper are done: those keep their own names, and links in a ring end.
     """
+    for place, names, _ in _walk(folder):
+        yield from (place / name for name in names)
+
+
+def folder_links_below(folder: Path) -> Iterator[Path]:
+    """All links to folders on the way of :func:`files_below`, those among them that lead to what was met before."""
+    for place, _, links in _walk(folder):
+        yield from (place / name for name in links)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder once, with the names in it of what is no folder, and of links to folders."""
     seen: set[str] = set()
     waiting = [str(folder)]
     while waiting:
@@ -152,8 +164,9 @@ def files_below(folder: Path) -> Iterator[Path]:
             seen.add(real)
             folders.sort()
             place = Path(here)
-            waiting += [str(place / name) for name in folders if (place / name).is_symlink()]
-            yield from (place / name for name in names)
+            links = [name for name in folders if (place / name).is_symlink()]
+            waiting += [str(place / name) for name in links]
+            yield place, names, links
 
 
 def write_text(target: Path | str, text: str) -> None:

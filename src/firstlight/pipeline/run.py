@@ -19,7 +19,7 @@ from typing import Any, Literal
 import firstlight
 from firstlight.core.errors import FirstlightError, InputError
 from firstlight.core.events import Emit, silent
-from firstlight.core.files import alone, files_below, read_json, write_json
+from firstlight.core.files import alone, files_below, folder_links_below, read_json, write_json
 from firstlight.core.hashing import hash_file, hash_strings
 from firstlight.core.outputs import check_folder
 from firstlight.data.cut import KNOWN, NEW
@@ -276,12 +276,16 @@ def _hash(step: Step, out: Path, digests: Mapping[str, str]) -> str | None:
 
 
 def _content(path: Path) -> str:
-    """Hash of a file, or of all files of a folder."""
+    """Hash of a file, or of all files of a folder and of where its links to folders lead."""
     if path.is_file():
         return hash_file(path)
     left_out = {"checkpoint", "evaluation"}  # of a run: how it came about, and what was measured of it since
     files = sorted(file for file in files_below(path) if file.is_file() and not left_out & {*file.parts})
-    return hash_strings(text for file in files for text in (str(file.relative_to(path)), hash_file(file)))
+    told = [text for file in files for text in (str(file.relative_to(path)), hash_file(file))]
+    # A file that two names lead to is met under one of them: the other may lead elsewhere tomorrow.
+    links = sorted(link for link in folder_links_below(path) if not left_out & {*link.parts})
+    told += [text for link in links for text in (str(link.relative_to(path)), str(link.readlink()))]
+    return hash_strings(told)
 
 
 def _digest(step: Step) -> str | None:

@@ -67,21 +67,17 @@ class EncoderRun:
         self.carried: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
-        self._fresh = False
+        self._fresh, self._resume = False, resume
         self._resumed = self._open(resume)
 
     def _open(self, resume: bool) -> Checkpoint[EncoderProgress] | None:
         out, state = self.out, self.out / "checkpoint" / "state.safetensors"
-        filled = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        filled = out.exists() and (not out.is_dir() or self._filled())
         if not resume:
             if rank() != 0:  # the first one may have begun already
                 return None
             if filled:
-                raise InputError(
-                    "the output folder is not empty",
-                    path=out,
-                    hint="choose another --out, or continue it with --resume",
-                )
+                raise self._not_empty()
             self._fresh = True
             return None
         # the first one may be about to write it
@@ -108,27 +104,49 @@ class EncoderRun:
         """Be the only one who fills the folder, as rank 0 is for all ranks; a new run is begun in it.
 
         Raises:
-            InputError: Another process does, or it cannot be written.
+            InputError: Another process does, or has done so since the folder was looked at, or it cannot be written.
         """
         if rank() != 0:
             yield
             return
-        if self._fresh:
-            self._begin()
         with alone(self.out, "training"):
+            if self._fresh:
+                self._still_free()  # images and encoder were read meanwhile, which may have taken long
+                self._begin()
             for torn in self.out.rglob(".*.partial*"):  # a killed process left its unfinished file
                 torn.unlink(missing_ok=True)
             yield
 
+    def _filled(self) -> bool:
+        """Whether more is in the folder than the lock, which a process that was killed early leaves alone."""
+        return any(entry.name != ".lock" for entry in self.out.iterdir())
+
+    def _still_free(self) -> None:
+        """Refuse a folder that another process has filled since it was opened."""
+        if not self._resume and self._filled():
+            raise self._not_empty()
+        if any((self.out / name).exists() for name in ("result.json", "checkpoint/state.safetensors")):
+            raise InputError(
+                "another process has trained here meanwhile",
+                path=self.out,
+                hint="start with --resume once more",
+            )
+
     def _begin(self) -> None:
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
             write_text(self.out / "config.yaml", config_yaml(self.config))
             write_json(self.out / "environment.json", environment())
         except OSError as error:
             raise InputError(
                 f"the output folder cannot be written: {error.strerror}", path=self.out
             ) from error
+
+    def _not_empty(self) -> InputError:
+        return InputError(
+            "the output folder is not empty",
+            path=self.out,
+            hint="choose another --out, or continue it with --resume",
+        )
 
     def _other(self) -> InputError:
         return InputError(

@@ -59,7 +59,7 @@ def pretrain(
     with process_group(str(chosen_device(training.device))), use_threads(training.threads):
         emit = emit if rank() == 0 else silent
         known = None if start is None else load_encoder(start)
-        inputs = () if known is None else (known.state_hash(),)
+        inputs = () if known is None else (known.state_hash(), *_other_pixels(config, known))
         run = EncoderRun(out, "pretrain", config, images, inputs=inputs, resume=resume, emit=emit)
         if run.result is not None:
             return run.result
@@ -105,6 +105,17 @@ def crops_of(config: PretrainConfig, known: Encoder | None = None) -> CropConfig
     kind: type[PretrainObjective] = OBJECTIVES.load(config.objective)
     crops = kind.crops(kind.settings(config), config.encoder.image_size)
     return crops if known is None else crops.model_copy(update={"mean": known.mean, "std": known.std})
+
+
+def _other_pixels(config: PretrainConfig, known: Encoder) -> tuple[str, ...]:
+    """Pixel statistics as an input of the run, where they are not those of the objective's crops.
+
+    Runs were begun once that went on from such an encoder with the crops' own statistics; they must not go on with
+    the encoder's. All other runs keep their hash.
+    """
+    own, taken = crops_of(config), crops_of(config, known)
+    same = (own.mean, own.std) == (taken.mean, taken.std)
+    return () if same else (repr((taken.mean, taken.std)),)
 
 
 def build_objective(config: PretrainConfig) -> PretrainObjective:

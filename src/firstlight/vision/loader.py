@@ -53,20 +53,18 @@ class PixelCache:
 def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None = None) -> PixelCache | None:
     """Decode a whole set, or give up as soon as it would take more than ``max_bytes``.
 
-    The canvas is made once, by what the heads of the files say: growing it would take the memory twice.
+    The canvas is made once, by what the heads of the files say: growing it would take the memory twice. The largest
+    images are decoded before their heads are believed: one torn file would make it large for all.
 
     Args:
         images: The set.
         max_bytes: Most memory for the decoded images.
         covers: As in :meth:`firstlight.vision.images.ImageSet.load`.
     """
-    height, width = 1, 1
-    for row in range(len(images)):
-        with suppress(UnusableImageError):
-            height, width = map(max, (height, width), images.size(row, covers))
-        if 3 * height * width * len(images) > max_bytes:
-            return None
-    canvas = np.zeros((len(images), height, 3, width), np.uint8)
+    canvas_size = _canvas_size(images, max_bytes, covers)
+    if canvas_size is None:
+        return None
+    canvas = np.zeros((len(images), canvas_size[0], 3, canvas_size[1]), np.uint8)
     sizes, unusable = np.ones((len(images), 2), np.int64), {}
     for row in range(len(images)):
         try:
@@ -84,6 +82,36 @@ def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None 
         canvas[row, : image.shape[0], :, : image.shape[2]] = image
         sizes[row] = image.shape[0], image.shape[2]
     return PixelCache(torch.from_numpy(canvas), torch.from_numpy(sizes), unusable)
+
+
+def _canvas_size(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Height and width that hold all images by their heads, or None if a canvas of it for each is too much."""
+    told, tried = np.ones((len(images), 2), np.int64), set[int]()
+
+    def largest(rows: int) -> tuple[int, int]:
+        """Of the first rows; what only a file says that cannot be decoded is forgotten."""
+        while True:
+            doubtful = {int(row) for row in told[:rows].argmax(0)} - tried
+            for row in doubtful:
+                tried.add(row)
+                try:
+                    images.load(row, covers)
+                except UnusableImageError:
+                    told[row] = 1
+            if not doubtful:
+                height, width = told[:rows].max(0).tolist()
+                return height, width
+
+    height, width = 1, 1
+    for row in range(len(images)):
+        with suppress(UnusableImageError):
+            told[row] = images.size(row, covers)
+        height, width = max(height, int(told[row, 0])), max(width, int(told[row, 1]))
+        if 3 * height * width * len(images) > max_bytes:
+            height, width = largest(row + 1)
+            if 3 * height * width * len(images) > max_bytes:
+                return None
+    return largest(len(images))
 
 
 def covered(config: CropConfig) -> tuple[int, int]:

@@ -152,6 +152,13 @@ def read_container(path: Path) -> Container:
         ) from error
     except InputError:
         raise
+    except MemoryError as error:
+        # of a whole file on a full machine, or of a torn one that asks for petabytes
+        raise InputError(
+            f"there is not enough memory to read this file of {path.stat().st_size:,} bytes",
+            path=path,
+            hint="free some memory; a file that is small for what it asks is torn: fetch it again",
+        ) from error
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"no readable checkpoint ({_first_line(error)})", path=path) from error
     except (

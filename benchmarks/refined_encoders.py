@@ -144,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     found = json.loads((out / "probe.json").read_text(encoding="utf-8"))
     pixels = next(row for row in found["pixels"] if row["k"] == K)
     numbers = [figures(encoder, found) for encoder in found["encoders"]]
-    rows = [["raw pixels", percent(pixels["accuracy"], pixels["standard_error"]), *["–"] * 8]]
+    rows = [["raw pixels", percent(pixels["accuracy"], pixels["standard_error"]), *["–"] * (len(HEADER) - 2)]]
     publish(
         "vision",
         f"{name(options.size)}-s{options.seed}",

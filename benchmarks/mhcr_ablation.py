@@ -75,6 +75,22 @@ VARIANTS: dict[str, list[str]] = {
     "side contrast .01, Adap-τ": ["model.side_contrast=0.01", "temperature.name=adaptive-user"],
     "side contrast .01, one gate": ["model.side_contrast=0.01", "model.gates=shared"],
     "one gate, Adap-τ": ["model.gates=shared", "temperature.name=adaptive-user"],
+    "no dropout of users": ["model.user_dropout=0"],
+    "vectors of any length": ["model.normalise=none", "temperature.tau=1"],
+    "hypergraph, sums of memberships": ["model.hyper_weight=0.1", "model.user_memberships=sum"],
+    "hypergraph, noise and dropout": [
+        *("model.hyper_weight=0.1", "model.membership_noise=true", "model.hyper_dropout=0.3"),
+    ],
+    "hypergraph, joint contrast .01": [
+        *("model.hyper_weight=0.1", "model.hyper_contrast=joint", "model.hyper_contrast_weight=0.01"),
+    ],
+    "hypergraph, contrast of ranks .01": [
+        *("model.hyper_weight=0.1", "model.cross_contrast=ranks", "model.cross_contrast_weight=0.01"),
+    ],
+    "penalties of lengths": ["model.batch_l2=1e-4", "model.table_norm=0.1"],
+    "L_i = 2": ["model.item_layers=2"],
+    "an item its own neighbour": ["model.self_neighbour=true"],
+    "the last layer in place of the content side": ["model.fusion=last-layer"],
     "paper": ["model.setting=paper", *_BPR, "temperature.tau=1", "training.lr=1e-3"],
     "released": ["model.setting=released", *_BPR, "temperature.tau=1", "training.lr=1e-3"],
 }

@@ -14,10 +14,11 @@ Every arm is a command of the package that resumes where it was cut, in ``runs/e
 * ``mae``: pre-training;
 * ``refined``: MIM-Refiner from it; ``refined-mean``: with heads that read the mean of the patches;
   ``refined-mean-12``: the same over twelve epochs;
-* ``longer``: from it, as many further updates of pre-training as refinement makes in both stages;
+* ``longer``: from it, as many further updates of pre-training as refinement makes in both stages; ``longer-12``: as
+  many as ``refined-mean-12`` makes. Where the pre-training's checkpoint is not at hand, the decoder learns anew;
 * ``random``: refinement of an encoder that has learned nothing;
 * ``single``: refinement with one head, at the end; ``swap-all``: neighbours in the whole row (NNCLR);
-  ``infonce``: no neighbours.
+  ``infonce``: no neighbours; ``…-mean``: each of these with heads that read the mean of the patches.
 
 Images are imagenette64 (9,469 to train on, labels unused; 3,925 queries). Accepted only if the best block of ``mae``
 beats raw pixels, and the last block of ``refined`` the best of ``mae``; the table says which of these hold.
@@ -68,15 +69,19 @@ SIZES["wide"] = {
     "pretrain": ["encoder.dim=384", "encoder.heads=6", "mae.decoder_dim=192", *SIZES["long"]["pretrain"]],
     "refine": ["heads.epochs=8", "training.epochs=24", "training.batch_size=256", *_GPU],
 }
+_MEAN = ["refiner.pooling=mean"]
 ARMS: dict[str, list[str]] = {
     "refined": [],
-    "refined-mean": ["refiner.pooling=mean"],
-    "refined-mean-12": ["refiner.pooling=mean", "training.epochs=12"],
+    "refined-mean": _MEAN,
+    "refined-mean-12": [*_MEAN, "training.epochs=12"],
     "random": ["start=random"],
     "single": ["refiner.heads=1"],
     "swap-all": ["refiner.swap=all"],
     "infonce": ["refiner.swap=none"],
 }
+ARMS |= {f"{arm}-mean": [*ARMS[arm], *_MEAN] for arm in ("random", "single", "swap-all", "infonce")}
+#: Further pre-training, and the refinement whose number of updates it has.
+LONGER = {"longer": "refined", "longer-12": "refined-mean-12"}
 #: The k of the table, as the paper's protocol has it.
 K = 10
 
@@ -99,7 +104,7 @@ def name(size: str) -> str:
 
 
 def epochs(changes: list[str], key: str, otherwise: int) -> int:
-    """What ``key=…`` among the settings says, a whole number."""
+    """What the first ``key=…`` among the settings says, a whole number."""
     return next((int(c.partition("=")[2]) for c in changes if c.startswith(key + "=")), otherwise)
 
 
@@ -112,9 +117,10 @@ def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
         firstlight(
             "pretrain", *common, "--recipe", "pretrain-small", *settings(changes["pretrain"]), "--resume"
         )
-    elif arm == "longer":
-        extra = epochs(changes["refine"], "heads.epochs", 3) + epochs(changes["refine"], "training.epochs", 6)
-        batch = epochs(changes["refine"], "training.batch_size", 128)
+    elif arm in LONGER:
+        refined = [*changes["refine"], *ARMS[LONGER[arm]]][::-1]
+        extra = epochs(refined, "heads.epochs", 3) + epochs(refined, "training.epochs", 6)
+        batch = epochs(refined, "training.batch_size", 128)
         taken = ("encoder.", "training.epochs", "training.warmup_epochs", "training.batch_size")
         own = [c for c in changes["pretrain"] if not c.startswith(taken)]
         # Without the recipe, which names a shape: all else in it is as by default.
@@ -133,7 +139,7 @@ def percent(accuracy: float, error: float | None = None) -> str:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Probe every finished arm beside ``mae`` and publish the table."""
-    names = [arm for arm in ("mae", "longer", *ARMS) if (folder / arm / "encoder.json").exists()]
+    names = [arm for arm in ("mae", *LONGER, *ARMS) if (folder / arm / "encoder.json").exists()]
     out = folder / "probe"
     encoders = [folder / arm for arm in names]
     if not measured(out / "probe.json", names):
@@ -187,16 +193,16 @@ HEADER = [
         "clusters, ACC",
     ),
 ]
-#: What the heads of an arm read, where it is not the class token; columns on the last block go by it.
-READ = {"refined-mean": "mean", "refined-mean-12": "mean"}
+#: Arms of which the mean of the patches counts: their heads read it, or the encoder they go on from is best there.
+READ = {arm: "mean" for arm in ARMS if "-mean" in arm} | {"longer-12": "mean"}
 KEY = (
-    "The gain is that of the last block, in the pooling that the heads read (`refined-mean…`: the mean of the patches; "
-    "the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear probe chosen on a "
-    "tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; clusters of the "
-    "queries' features likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many further updates of "
-    "pre-training; "
-    "`random`: refinement of an encoder that has learned nothing; `single`: one head, at the end; `swap-all`: "
-    "neighbours in the whole row; `infonce`: no neighbours; "
+    "The gain is that of the last block, in the pooling that the heads read (`…-mean…` and `longer-12`: the mean of "
+    "the patches; the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear "
+    "probe chosen on a tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; "
+    "clusters of the queries' features likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many "
+    "further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder that learns "
+    "anew, where the pre-training's checkpoint was not at hand); `random`: refinement of an encoder that has learned "
+    "nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no neighbours; "
     "`random start`: nothing learned at all."
 )
 

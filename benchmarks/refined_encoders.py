@@ -6,21 +6,23 @@
     python benchmarks/render_results.py
 
 Sizes: ``small`` (1.6 M parameters, an hour on one core), ``recipe`` (the shipped recipes as they are), ``long`` (their
-encoder of 5.4 M parameters; 300 epochs of pre-training on a GPU, a short refinement that a core does in half an hour)
-and ``wide`` (ViT-S, 21 M parameters, both long, for a GPU).
+encoder of 5.4 M parameters; 300 epochs of pre-training on a GPU, a short refinement that a core does in half an hour),
+``wide`` (ViT-S, 21 M parameters, both long, for a GPU) and ``cifar10`` (.9 M parameters, an hour on one core).
 
 Every arm is a command of the package that resumes where it was cut, in ``runs/encoders/``:
 
 * ``mae``: pre-training;
 * ``refined``: MIM-Refiner from it; ``refined-mean``: with heads that read the mean of the patches;
-  ``refined-mean-12``: the same over twelve epochs;
+  ``refined-mean-12``: the same over twelve epochs; ``refined-mean-twice``: that one refined again, over eight epochs
+  more, with new heads;
 * ``longer``: from it, as many further updates of pre-training as refinement makes in both stages; ``longer-12``: as
   many as ``refined-mean-12`` makes. Where the pre-training's checkpoint is not at hand, the decoder learns anew;
 * ``random``: refinement of an encoder that has learned nothing;
 * ``single``: refinement with one head, at the end; ``swap-all``: neighbours in the whole row (NNCLR);
   ``infonce``: no neighbours; ``…-mean``: each of these with heads that read the mean of the patches.
 
-Images are imagenette64 (9,469 to train on, labels unused; 3,925 queries). Accepted only if the best block of ``mae``
+Images are imagenette64 (9,469 to train on, labels unused; 3,925 queries) or, at the size of that name, cifar10 (50,000;
+10,000). Accepted only if the best block of ``mae``
 beats raw pixels, and the last block of ``refined`` the best of ``mae``; the table says which of these hold.
 """
 
@@ -36,7 +38,6 @@ from typing import Any
 
 from machine import DATA, ROOT, publish
 
-IMAGES = DATA / "imagenette64" / "images.parquet"
 _GPU = ["training.precision=bfloat16", "training.checkpoint_every=50"]
 #: What each size lays over the recipes.
 SIZES: dict[str, dict[str, list[str]]] = {
@@ -65,6 +66,18 @@ SIZES: dict[str, dict[str, list[str]]] = {
         ],
     },
 }
+# An hour of each on one core: the smallest size that the method's reference knows for real images.
+SIZES["cifar10"] = {
+    "pretrain": [
+        *("encoder.dim=96", "encoder.depth=8", "encoder.heads=3", "encoder.patch_size=4"),
+        *("mae.decoder_dim=64", "mae.decoder_depth=1", "mae.decoder_heads=2"),
+        *("training.precision=bfloat16", "training.epochs=40", "training.warmup_epochs=4"),
+    ],
+    "refine": [
+        *("crops.n_local=2", "refiner.freeze_blocks=3", "heads.epochs=1", "training.epochs=2"),
+        *("heads.warmup_epochs=.2", "training.warmup_epochs=.4", "training.precision=bfloat16"),
+    ],
+}
 SIZES["wide"] = {
     "pretrain": ["encoder.dim=384", "encoder.heads=6", "mae.decoder_dim=192", *SIZES["long"]["pretrain"]],
     "refine": ["heads.epochs=8", "training.epochs=24", "training.batch_size=256", *_GPU],
@@ -79,9 +92,12 @@ ARMS: dict[str, list[str]] = {
     "swap-all": ["refiner.swap=all"],
     "infonce": ["refiner.swap=none"],
 }
+ARMS["refined-mean-twice"] = [*_MEAN, "training.epochs=8"]
 ARMS |= {f"{arm}-mean": [*ARMS[arm], *_MEAN] for arm in ("random", "single", "swap-all", "infonce")}
 #: Further pre-training, and the refinement whose number of updates it has.
 LONGER = {"longer": "refined", "longer-12": "refined-mean-12"}
+#: Refinements that do not start at the MAE.
+STARTS = {"refined-mean-twice": "refined-mean-12"}
 #: The k of the table, as the paper's protocol has it.
 K = 10
 
@@ -98,9 +114,24 @@ def settings(changes: list[str]) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
 
 
+def corpus(size: str) -> tuple[str, str]:
+    """The folder of a size's images, and the parts of bank and queries."""
+    return ("cifar10", "train/test") if size == "cifar10" else ("imagenette64", "train/val")
+
+
+def images(size: str) -> Path:
+    """The file of a size's images."""
+    return DATA / corpus(size)[0] / "images.parquet"
+
+
 def name(size: str) -> str:
     """Of folders and results."""
-    return "imagenette64" if size == "small" else f"imagenette64-{size}"
+    return {"small": "imagenette64", "cifar10": "cifar10"}.get(size, f"imagenette64-{size}")
+
+
+def title(size: str) -> str:
+    """The head of tables."""
+    return f"Refinement on {corpus(size)[0]}" + ("" if size == "cifar10" else f", size {size}")
 
 
 def epochs(changes: list[str], key: str, otherwise: int) -> int:
@@ -112,7 +143,17 @@ def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
     """Run or resume one arm."""
     out, mae = folder / arm, folder / "mae"
     changes = SIZES[options.size]
-    common = [IMAGES, "--split", "train", "--out", out, "--seed", options.seed, "--threads", options.threads]
+    common = [
+        images(options.size),
+        "--split",
+        "train",
+        "--out",
+        out,
+        "--seed",
+        options.seed,
+        "--threads",
+        options.threads,
+    ]
     if arm == "mae":
         firstlight(
             "pretrain", *common, "--recipe", "pretrain-small", *settings(changes["pretrain"]), "--resume"
@@ -128,7 +169,7 @@ def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
         own += ["training.warmup_epochs=1", f"training.batch_size={batch}"]
         firstlight("pretrain", *common, *start, *settings(own), "--resume")
     else:
-        words = ["--encoder", mae, "--recipe", "refine-small"]
+        words = ["--encoder", folder / STARTS.get(arm, "mae"), "--recipe", "refine-small"]
         firstlight("refine", *common, *words, *settings([*changes["refine"], *ARMS[arm]]), "--resume")
 
 
@@ -139,22 +180,39 @@ def percent(accuracy: float, error: float | None = None) -> str:
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
     """Probe every finished arm beside ``mae`` and publish the table."""
-    names = [arm for arm in ("mae", *LONGER, *ARMS) if (folder / arm / "encoder.json").exists()]
-    out = folder / "probe"
-    encoders = [folder / arm for arm in names]
-    if not measured(out / "probe.json", names):
+    found = probed(folder)
+    known = {encoder["name"] for encoder in found["encoders"]} if found else set()
+    there = [arm for arm in (*LONGER, *ARMS) if (folder / arm / "encoder.json").exists()]
+    new = [arm for arm in there if arm not in known]
+    if new or not found:
+        # ``mae`` once more each time: tests are paired with it, query by query.
+        encoders = [folder / arm for arm in ("mae", *new)]
         firstlight(
-            *("probe", *encoders, IMAGES, "--split", "train/val", "--random-control"),
-            *("--threads", options.threads, "--seed", options.seed, "--out", out),
+            *(
+                "probe",
+                *encoders,
+                images(options.size),
+                "--split",
+                corpus(options.size)[1],
+                "--random-control",
+            ),
+            *(
+                "--threads",
+                options.threads,
+                "--seed",
+                options.seed,
+                "--out",
+                folder / f"probe{len(known) or ''}",
+            ),
         )
-    found = json.loads((out / "probe.json").read_text(encoding="utf-8"))
+        found = probed(folder)
     pixels = next(row for row in found["pixels"] if row["k"] == K)
     numbers = [figures(encoder, found) for encoder in found["encoders"]]
     rows = [["raw pixels", percent(pixels["accuracy"], pixels["standard_error"]), *["–"] * (len(HEADER) - 2)]]
     publish(
         "vision",
         f"{name(options.size)}-s{options.seed}",
-        f"Refinement on imagenette64, size {options.size}, seed {options.seed}",
+        f"{title(options.size)}, seed {options.seed}",
         HEADER,
         [*rows, *map(row, numbers)],
         f"{verdict(found, pixels['accuracy'])} k-NN in % (k = {K}), ± one binomial standard error, "
@@ -174,12 +232,21 @@ def trained_on(mae: Path) -> str:
     return f"`mae` was trained on one {about['gpu']}, all else on the machine below. "
 
 
-def measured(path: Path, names: list[str]) -> bool:
-    """Whether these encoders were probed already."""
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text(encoding="utf-8"))["encoders"]
-    return [encoder["name"] for encoder in found if encoder["name"] != "random start"] == names
+def probed(folder: Path) -> dict[str, Any]:
+    """What all probes of a seed found, together; empty before the first."""
+    merged: dict[str, Any] = {}
+    for path in sorted(folder.glob("probe*/probe.json"), key=lambda path: path.stat().st_mtime):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not merged:
+            merged = found
+            continue
+        have = {encoder["name"] for encoder in merged["encoders"]}
+        merged["encoders"] += [encoder for encoder in found["encoders"] if encoder["name"] not in have]
+        merged["paired"] += [test for test in found["paired"] if test["after"]["encoder"] not in have]
+    if merged:
+        order = ["mae", *LONGER, *ARMS]
+        merged["encoders"].sort(key=lambda e: order.index(e["name"]) if e["name"] in order else len(order))
+    return merged
 
 
 HEADER = [
@@ -199,11 +266,12 @@ KEY = (
     "The gain is that of the last block, in the pooling that the heads read (`…-mean…` and `longer-12`: the mean of "
     "the patches; the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear "
     "probe chosen on a tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; "
-    "clusters of the queries' features likewise. `refined-mean-12`: over twelve epochs, not four. `longer`: as many "
-    "further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder that learns "
-    "anew, where the pre-training's checkpoint was not at hand); `random`: refinement of an encoder that has learned "
-    "nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no neighbours; "
-    "`random start`: nothing learned at all."
+    "clusters of the queries' features likewise. Raw pixels: averages of the image down to 32 px where it is larger. "
+    "`refined-mean-12`: over twelve epochs, not four; `refined-mean-twice`: that one refined again over eight. "
+    "`longer`: as many further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder "
+    "that learns anew, where the pre-training's checkpoint was not at hand); `random`: refinement of an encoder that "
+    "has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no "
+    "neighbours; `random start`: nothing learned at all."
 )
 
 
@@ -294,7 +362,7 @@ def summarise(size: str) -> None:
     publish(
         "vision",
         f"{name(size)}-summary",
-        f"Refinement on imagenette64, size {size}, over seeds",
+        f"{title(size)}, over seeds",
         header,
         rows,
         f"Mean ± standard deviation over training seeds, in %; k-NN with k = {K}. The MAE of a seed is shared by all "

@@ -163,6 +163,14 @@ def test_the_crop_plan_of_the_paper():
     assert {(view.jitter, view.grey, view.flip) for view in config.views} == {(0.8, 0.2, 0.5)}
     sharp = multi_crop((32, 32), (16, 16), n_local=0, blur=False)
     assert [view.blur for view in sharp.views] == [0.0, 0.0]
+    minimal = multi_crop((224, 224), (96, 96), colours=False)
+    assert [(view.size, view.count, view.scale) for view in minimal.views] == [
+        (view.size, view.count, view.scale) for view in config.views
+    ]
+    assert all(
+        (view.jitter, view.blur, view.grey, view.solarise, view.flip) == (0, 0, 0, 0, 0.5)
+        for view in minimal.views
+    )
     mae = crop_and_flip((32, 24)).views[0]
     assert (mae.size, mae.scale, mae.jitter, mae.flip) == ((32, 24), (0.2, 1.0), 0.0, 0.5)
 

@@ -19,7 +19,11 @@ TRAINING: dict[str, Any] = {"epochs": 30, "batch_size": 256, "base_lr": 4e-4, "w
 
 
 class MultiCropConfig(BaseModel):
-    """Two global crops and several local ones of each image, with colours changed as in BYOL."""
+    """Two global crops and several local ones of each image, with colours changed as in BYOL.
+
+    The paper's ablations: ``n_local=0, scale=(.08, 1)`` are its two global crops alone, ``colours=False`` its minimal
+    augmentation.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +45,9 @@ class MultiCropConfig(BaseModel):
 
     blur: bool = True
     """Whether crops are blurred; at small sizes nothing would be left to see."""
+
+    colours: bool = True
+    """Whether colours change, crops blur, lose their colours or are solarised; False leaves crop and mirror image."""
 
     def sizes(self, encoder: ViTConfig) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width of global and of local crops.
@@ -71,6 +78,7 @@ class MultiCropConfig(BaseModel):
             global_scale=self.scale,
             local_scale=self.local_scale,
             blur=self.blur,
+            colours=self.colours,
         )
         return crops.model_copy(update={"mean": mean, "std": std})
 

@@ -117,6 +117,7 @@ def multi_crop(
     global_scale: tuple[float, float] = (0.25, 1.0),
     local_scale: tuple[float, float] = (0.05, 0.25),
     blur: bool = True,
+    colours: bool = True,
 ) -> CropConfig:
     """Two global and ``n_local`` local crops as MIM-Refiner draws them.
 
@@ -127,11 +128,14 @@ def multi_crop(
         global_scale: Area shares of the global crops.
         local_scale: Area shares of the local crops.
         blur: Whether anything is blurred; at 32 px a blur leaves nothing to see.
+        colours: False: crops and mirror images alone, the minimal augmentation of the paper's ablation.
     """
 
     def view(
         side: tuple[int, int], scale: tuple[float, float], blurred: float, solarised: float, n: int
     ) -> ViewConfig:
+        if not colours:
+            return ViewConfig(size=side, count=n, scale=scale)
         return ViewConfig(
             size=side,
             count=n,

@@ -7,7 +7,8 @@ The floor of a row is the work of its matrix products, forward and backward, at 
 product of two square matrices with the same threads and the same precision, measured in the same round. The products
 are counted while they run (attention written out as products, each matrix once; norms, activations and the optimiser
 count as nothing). Tensors lie ready, but for the rows with augmentation, which take their batches from the loader:
-images in memory, decoded before. ``ViT-B/16`` has the decoder of the paper; ``width 192`` is the recipe
+images in memory, decoded before. ``fused attention``: with PyTorch's own kernel, where firstlight writes attention out.
+``ViT-B/16`` has the decoder of the paper; ``width 192`` is the recipe
 ``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with 2 + 4 crops and four heads. All
 rows of a round run one after the other, so that what else the machine does hits them alike; shares are medians over
 rounds.
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from firstlight.core.seeds import torch_stream
 from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_loop import EncoderPhase
+from firstlight.vision import layers
 from firstlight.vision.crop_config import CropConfig, crop_and_flip, multi_crop
 from firstlight.vision.images import ImageSet
 from firstlight.vision.loader import ImageLoader
@@ -139,6 +141,16 @@ def rows(device: torch.device, precision: str, small: int, base: int) -> list[Ro
     settings: dict[str, Any] = {"device": device.type, "precision": precision}
     flip_small, flip_base = crop_and_flip(SMALL.image_size), crop_and_flip(BASE.image_size)
     with_crops, queue = max(2, small // 4), max(3072, small)
+    fused = []
+    if device.type == "cpu" and precision == "bfloat16":
+        steps = [
+            embedding("ViT-B/16 at 224 px, embedding", BASE, base, device, precision),
+            training("width 192 at 64 px, MAE step", mae(SMALL, MAEConfig()), flip_small, small, settings),
+            training(
+                "width 192 at 64 px, refinement", RefineStage(head_stage(queue), 0.2), SMALL_CROPS, with_crops, settings
+            ),
+        ]  # fmt: skip
+        fused = [Row(f"{row.name}, fused attention", row.images, with_fused(row.work)) for row in steps]
     return [
         embedding("ViT-B/16 at 224 px, embedding", BASE, base, device, precision),
         training("ViT-B/16 at 224 px, MAE step", mae(BASE, PAPER_DECODER), flip_base, base, settings),
@@ -156,7 +168,21 @@ def rows(device: torch.device, precision: str, small: int, base: int) -> list[Ro
             "width 192 at 64 px, refinement with augmentation", RefineStage(head_stage(queue), 0.2), SMALL_CROPS,
             with_crops, settings, loads=True,
         ),
+        *fused,
     ]  # fmt: skip
+
+
+def with_fused(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work with PyTorch's kernel for attention."""
+
+    def run() -> object:
+        kept, layers.WRITTEN_OUT = layers.WRITTEN_OUT, 0
+        try:
+            return work()
+        finally:
+            layers.WRITTEN_OUT = kept
+
+    return run
 
 
 def large(batch: int, chosen: argparse.Namespace) -> None:
@@ -244,10 +270,13 @@ def main() -> None:
             [row.name, row.images, f"{row.flops / row.images / 1e9:.2f}",
              f"{row.images / statistics.median(taken):,.1f}", f"{share:.2f}"]
         )  # fmt: skip
+    # Where nothing is said: what the command does by itself.
+    labels = ["cuda"] if device.type == "cuda" else []
+    labels += [chosen.precision] if labels or chosen.precision != "float32" else []
     where = f"{chosen.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     publish(
         "speed",
-        "encoder-step" if device.type == "cpu" else f"encoder-step-cuda-{chosen.precision}",
+        "-".join(["encoder-step", *labels]),
         f"Encoders against the floor, {chosen.precision}, {where}",
         ["what", "batch", "GFLOP an image", "images a second", "share of the floor"],
         lines,

@@ -13,8 +13,8 @@ Every arm is a command of the package that resumes where it was cut, in ``runs/e
 
 * ``mae``: pre-training;
 * ``refined``: MIM-Refiner from it; ``refined-mean``: with heads that read the mean of the patches;
-  ``refined-mean-12``: the same over twelve epochs; ``refined-mean-twice``: that one refined again, over eight epochs
-  more, with new heads;
+  ``refined-mean-12``: the same over twelve epochs; ``refined-mean-twice``: that one refined once more in
+  the same way, with new heads;
 * ``longer``: from it, as many further updates of pre-training as refinement makes in both stages; ``longer-12``: as
   many as ``refined-mean-12`` makes. Where the pre-training's checkpoint is not at hand, the decoder learns anew;
 * ``random``: refinement of an encoder that has learned nothing;
@@ -92,7 +92,7 @@ ARMS: dict[str, list[str]] = {
     "swap-all": ["refiner.swap=all"],
     "infonce": ["refiner.swap=none"],
 }
-ARMS["refined-mean-twice"] = [*_MEAN, "training.epochs=8"]
+ARMS["refined-mean-twice"] = ARMS["refined-mean-12"]
 ARMS |= {f"{arm}-mean": [*ARMS[arm], *_MEAN] for arm in ("random", "single", "swap-all", "infonce")}
 #: Further pre-training, and the refinement whose number of updates it has.
 LONGER = {"longer": "refined", "longer-12": "refined-mean-12"}
@@ -267,7 +267,7 @@ KEY = (
     "the patches; the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear "
     "probe chosen on a tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; "
     "clusters of the queries' features likewise. Raw pixels: averages of the image down to 32 px where it is larger. "
-    "`refined-mean-12`: over twelve epochs, not four; `refined-mean-twice`: that one refined again over eight. "
+    "`refined-mean-12`: over twelve epochs, not four; `refined-mean-twice`: that one refined once more likewise. "
     "`longer`: as many further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder "
     "that learns anew, where the pre-training's checkpoint was not at hand); `random`: refinement of an encoder that "
     "has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no "

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from firstlight.core.seeds import torch_stream
+from firstlight.vision import layers
 from firstlight.vision.positions import resize_positions, sincos_positions
 from firstlight.vision.vit import ViT, ViTConfig, pool
 from plain_vit import plain_vit, random_state
@@ -177,6 +178,26 @@ def test_starts_come_from_the_stream_alone():
         assert torch.equal(tensor, one.state_dict()[name]), name
     other = ViT(TINY, torch_stream(4, "vit"))
     assert not torch.equal(other.blocks[0].attn.qkv.weight, one.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("tokens", [3, 65, layers.WRITTEN_OUT + 1])
+@pytest.mark.parametrize(("kind", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 1.5e-2)])
+def test_attention_is_that_of_the_formula_forward_and_backward(tokens, kind, allowed):
+    rng = torch_stream(0, "attention")
+    q, k, v, push = (torch.randn(2, 2, tokens, 8, generator=rng).to(kind) for _ in range(4))
+
+    def found(attention, kind):
+        given = [x.detach().to(kind).requires_grad_() for x in (q, k, v)]
+        out = attention(*given)
+        out.backward(push.to(kind))
+        return [out.detach(), *(x.grad for x in given)]
+
+    def formula(q, k, v):
+        return (q @ k.transpose(-2, -1) / math.sqrt(8)).softmax(-1) @ v
+
+    for ours, exact in zip(found(layers.attend, kind), found(formula, torch.float64), strict=True):
+        assert ours.dtype == kind
+        assert (ours.double() - exact).norm() < allowed * exact.norm()
 
 
 def test_starts_are_those_of_mae():

@@ -22,6 +22,29 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+#: Up to this many tokens attention on a CPU in bfloat16 is written out.
+WRITTEN_OUT = 1024
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention by whatever is fastest on the tensors' device.
+
+    PyTorch's fused kernel for bfloat16 on CPUs takes two to thirteen times as long as two products and a softmax, most
+    of all backward and for the few tokens of small images and crops
+    (``benchmarks/encoder_step.py --precision bfloat16``). Written out, the weights of a layer are kept, ``b · heads ·
+    n²`` numbers, and scores are rounded to bfloat16: relative errors of about 6e-3 in place of 3e-3.
+
+    Args:
+        q: ``(b, heads, n, d)``.
+        k: The same shape.
+        v: The same shape.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= WRITTEN_OUT:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return scores.softmax(dim=-1) @ v
+    return scaled_dot_product_attention(q, k, v)
+
+
 class Attention(nn.Module):
     """Self-attention of all tokens of an image."""
 
@@ -35,7 +58,7 @@ class Attention(nn.Module):
         """``(b, n, dim)`` to the same; rows of ``qkv`` are q, k, v, and heads within each."""
         b, n, dim = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, dim)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(b, n, dim)
         projected: Tensor = self.proj(mixed)
         return projected
 

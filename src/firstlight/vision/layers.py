@@ -42,7 +42,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= WRITTEN_OUT:
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         return scores.softmax(dim=-1) @ v
-    return scaled_dot_product_attention(q, k, v)
+    mixed: Tensor = scaled_dot_product_attention(q, k, v)
+    return mixed
 
 
 class Attention(nn.Module):

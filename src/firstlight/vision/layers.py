@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
@@ -40,10 +42,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         v: The same shape.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= WRITTEN_OUT:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
         return scores.softmax(dim=-1) @ v
-    mixed: Tensor = scaled_dot_product_attention(q, k, v)
-    return mixed
+    return scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):

@@ -33,6 +33,11 @@ def test_a_feature_for_the_items_of_a_dataset(firstlight, world, enc, tmp_path):
     words = ("embed", world, "--encoder", enc, "--out", tmp_path / "data", "--name", "tall")
     tall = firstlight(*words, "--image-size", "24,16", "--tokens", "patches", "--json")
     assert tall.value["dim"] == 3 * 2 * 16
+    half = ("embed", world, "--encoder", enc, "--out", tmp_path / "data", "--name", "half")
+    assert firstlight(*half, "--precision", "bfloat16").code == 0
+    refused = firstlight(*half)
+    assert refused.code == 2
+    assert "another precision" in refused.err
     again = firstlight("embed", world, "--encoder", enc, "--out", tmp_path / "data", "--name", "vit")
     assert "was there already" in again.out
 
@@ -42,6 +47,7 @@ def test_bad_input(firstlight, world, enc, tmp_path):
         ("--encoder", tmp_path / "nothing", "--out", tmp_path / "o"),
         ("--encoder", enc, "--out", tmp_path / "o", "--tokens", "all"),
         ("--encoder", enc, "--out", tmp_path / "o", "--device", "tpu"),
+        ("--encoder", enc, "--out", tmp_path / "o", "--precision", "half"),
         ("--encoder", enc, "--out", tmp_path / "o", "--name", "a/b"),
         ("--encoder", enc, "--out", tmp_path / "o", "--threads", -1),
     ):

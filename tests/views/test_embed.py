@@ -16,7 +16,7 @@ from firstlight.data.folder import read_dataset_folder, write_dataset
 from firstlight.data.interactions import Interactions
 from firstlight.views import embed as embed_module
 from firstlight.views.embed import embed
-from firstlight.vision.encoder_file import Encoder
+from firstlight.vision.encoder_file import Encoder, with_precision
 from firstlight.vision.images import open_images
 from firstlight.vision.vit import ViT, ViTConfig
 
@@ -94,6 +94,18 @@ def test_covers_of_the_dataset_itself(dataset, pictures):
     features = read_dataset_folder(dataset).catalogue.features
     np.testing.assert_array_equal(features["own"].values, features["files"].values)
     np.testing.assert_array_equal(features["own"].present, features["files"].present)
+
+
+def test_products_in_bfloat16(pictures, tmp_path):
+    encoder, images = make_encoder(), open_images(pictures)
+    embed(images, encoder, tmp_path / "out", name="x", precision="bfloat16")
+    rows = read_dataset_folder(tmp_path / "out").catalogue.features["x"].values
+    reduced = with_precision(encoder, "bfloat16")
+    for row in (0, 10):
+        np.testing.assert_array_equal(rows[row], expected(reduced, images, row))
+    assert embed(images, encoder, tmp_path / "out", name="x", precision="bfloat16")["already_there"]
+    with pytest.raises(InputError, match="in another precision"):
+        embed(images, encoder, tmp_path / "out", name="x")
 
 
 class Stopped(Exception):

@@ -58,6 +58,18 @@ def test_rows_are_the_encoders(world, enc):
     assert not np.allclose(mean.transform(catalogue)["encoder"].values, rows.values, atol=1e-3)
 
 
+def test_products_in_bfloat16_before_and_after_saving(world, enc, tmp_path):
+    catalogue, warm = world
+    plain = {"scaling": "none", "unit_rows": False}
+    exact = ViewSet.fit(config(enc, **plain), catalogue, warm).transform(catalogue)["encoder"].values
+    fitted = ViewSet.fit(config(enc, precision="bfloat16", **plain), catalogue, warm)
+    rows = fitted.transform(catalogue)["encoder"].values
+    assert not np.array_equal(rows, exact)
+    np.testing.assert_allclose(rows, exact, atol=0.05)
+    fitted.save(tmp_path)
+    np.testing.assert_array_equal(ViewSet.load(tmp_path).transform(catalogue)["encoder"].values, rows)
+
+
 def test_pictures_of_another_size(world, enc, tmp_path):
     own = config(enc, scaling="none", unit_rows=False, image_size=[24, 24], tokens="mean")
     fitted = ViewSet.fit(own, *world)

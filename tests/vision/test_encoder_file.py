@@ -11,7 +11,14 @@ from PIL import Image
 
 from firstlight.core.errors import InputError
 from firstlight.core.seeds import torch_stream
-from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder, resized, save_encoder
+from firstlight.vision.encoder_file import (
+    Encoder,
+    foreign_notes,
+    load_encoder,
+    resized,
+    save_encoder,
+    with_precision,
+)
 from firstlight.vision.vit import ViT, ViTConfig, pool
 
 CONFIG = ViTConfig(image_size=(16, 8), patch_size=4, dim=16, depth=2, heads=2)
@@ -41,6 +48,25 @@ def test_saved_and_loaded_bit_by_bit(tmp_path):
     save_encoder(tmp_path / "again", loaded)
     for name in ("encoder.safetensors", "encoder.json"):
         assert (tmp_path / "enc" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm": "post"}, {"layer_scale": 0.1, "registers": 2}, {"class_token": False}]
+)
+def test_bfloat16_gives_nearly_the_same_rows(changes):
+    encoder = make(dim=64, heads=4, depth=6, **changes)
+    before = encoder.state_hash()
+    reduced = with_precision(encoder, "bfloat16")
+    batch = torch.randn(8, 3, 16, 8, generator=torch.Generator().manual_seed(0))
+    for tokens in ("mean", "patches") + (("class",) if encoder.vit.config.class_token else ()):
+        exact, rough = encoder.features(batch, tokens), reduced.features(batch, tokens)
+        assert rough.dtype == torch.float32
+        assert not torch.equal(rough, exact)
+        assert torch.cosine_similarity(rough, exact, dim=-1).min() > 0.999
+    assert reduced.vit.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert reduced.vit.blocks[0].norm1.weight.dtype == torch.float32
+    assert encoder.state_hash() == before  # it was not changed by that
+    assert torch.equal(with_precision(encoder, "float32").features(batch), encoder.features(batch))
 
 
 def test_the_hash_is_of_all_that_decides_a_feature():

@@ -24,7 +24,7 @@ from firstlight.training.process import use_threads
 from firstlight.training.refine import refine as refine_run
 from firstlight.training.refine_config import build_refine_config
 from firstlight.views.embed_files import Device, embed_files
-from firstlight.vision.encoder_file import Encoder, Tokens, load_encoder
+from firstlight.vision.encoder_file import Encoder, Precision, Tokens, load_encoder
 from firstlight.vision.images import open_images
 
 
@@ -223,6 +223,7 @@ def embed(
     image_column: str | None = None,
     id_column: str | None = None,
     split: str | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
     device: Device = "auto",
 ) -> dict[str, Any]:
@@ -238,6 +239,7 @@ def embed(
         image_column: Column of a Parquet file that holds the images.
         id_column: Column of a Parquet file that names them.
         split: Use only rows (or the sub-folder) of this part.
+        precision: ``float32`` or ``bfloat16``; None: float32 on a CPU, bfloat16 on a GPU.
         threads: Images at a time on a CPU.
         device: Where the encoder runs; ``auto``: a GPU if there is one.
 
@@ -260,6 +262,7 @@ def embed(
         image_column=image_column,
         id_column=id_column,
         split=split,
+        precision=precision,
         threads=threads,
         device=device,
         emit=EmbedProgress(),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TOKENS = ("class", "mean", "patches")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 #: Unusable images that are named; the rest are counted.
 NAMED = 10
 
@@ -59,6 +60,14 @@ def embed(
     image_column: ImageColumn = None,
     id_column: IdColumn = None,
     split: Part = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(PRECISIONS),
+            help="Of products; by default float32 on a CPU and bfloat16 on a GPU. bfloat16 is two to four times as "
+            "fast on processors with instructions for it.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Images at a time on a CPU.")] = None,
     device: Annotated[
         str,
@@ -66,7 +75,10 @@ def embed(
     ] = "auto",
 ) -> Answer:
     """Run images through an encoder and keep a row of features for each; an interrupted run goes on."""
-    for value, allowed, option in ((tokens, TOKENS, "--tokens"), (device, DEVICES, "--device")):
+    choices = (
+        (tokens, TOKENS, "--tokens"), (device, DEVICES, "--device"), (precision, PRECISIONS, "--precision")
+    )  # fmt: skip
+    for value, allowed, option in choices:
         if value is not None:
             one_of(value, allowed, option)
     from firstlight.views.embed_files import embed_files
@@ -82,6 +94,7 @@ def embed(
         image_column=image_column,
         id_column=id_column,
         split=split,
+        precision=precision,  # type: ignore[arg-type]  # checked by one_of
         threads=threads,
         device=device,  # type: ignore[arg-type]  # checked by one_of
         emit=EmbedProgress(),

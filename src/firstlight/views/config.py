@@ -116,6 +116,10 @@ class EncoderConfig(ScaleConfig):
     """Height and width in pixels that pictures are brought to, such as 240, 160 for posters; positions are
     interpolated. None: the encoder's own."""
 
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the encoder's products; new items are met with the same. ``bfloat16`` is two to four times as fast on
+    processors with instructions for it, here and where the bundle is served."""
+
 
 class ClipConfig(EncoderConfig):
     """Clips through an encoder (extra ``video``): the mean over frames."""

@@ -29,7 +29,7 @@ from firstlight.data.feature_file import Block, add_feature, check_feature_name,
 from firstlight.data.folder import MANIFEST, write_dataset
 from firstlight.data.interactions import Interactions
 from firstlight.vision.decoder import UnusableImageError
-from firstlight.vision.encoder_file import Encoder, Tokens
+from firstlight.vision.encoder_file import Encoder, Precision, Tokens, with_precision
 from firstlight.vision.extract import extract_rows
 from firstlight.vision.images import ImageSet
 
@@ -44,6 +44,7 @@ def embed(
     *,
     name: str = "encoder",
     tokens: Tokens | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
     emit: Emit = silent,
 ) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def embed(
             images as items.
         name: The feature's name.
         tokens: As in :meth:`~firstlight.vision.encoder_file.Encoder.features`; patches are laid end to end.
+        precision: Of products; None: bfloat16 on a GPU, float32 on a CPU.
         threads: Images at a time on a CPU.
         emit: Gets ``images`` (``done``, ``total``) and a ``message`` for each unusable image.
 
@@ -75,17 +77,19 @@ def embed(
         "tokens": how,
         "images": images.content_hash,
         "items": hash_strings(items),
+        **({} if precision is None else {"precision": precision}),
     }
+    ready = encoder if precision is None else with_precision(encoder, precision)
     known = feature_origin(out, name)
     if known is not None and dict(known) != origin:
         raise InputError(
-            f"the dataset has a feature {name!r} of another encoder or of other images", path=out,
+            f"the dataset has a feature {name!r} of another encoder, of other images or in another precision", path=out,
             hint="choose another one with --name",
         )  # fmt: skip
     parts = _Parts(out / f".embed-{name}", len(images), encoder.dim(how), origin)
     started, made = time.perf_counter(), 0
     if known is None:
-        made = _make(parts, images, encoder, how, threads, emit)
+        made = _make(parts, images, ready, how, threads, emit)
         shape = (len(items), parts.dim)
         extractor = f"encoder {origin['encoder'][:12]}, {how}"
         add_feature(out, name, _in_order(parts, places), shape, extractor=extractor, origin=origin)

@@ -9,7 +9,7 @@ from firstlight.core.choices import one_of
 from firstlight.core.devices import chosen_device
 from firstlight.core.events import Emit, silent
 from firstlight.views.embed import embed
-from firstlight.vision.encoder_file import Tokens, foreign_notes, load_encoder, resized
+from firstlight.vision.encoder_file import Precision, Tokens, foreign_notes, load_encoder, resized
 from firstlight.vision.images import open_images
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -26,6 +26,7 @@ def embed_files(
     image_column: str | None = None,
     id_column: str | None = None,
     split: str | None = None,
+    precision: Precision | None = None,
     threads: int | None = None,
     device: Device = "auto",
     emit: Emit = silent,
@@ -42,6 +43,7 @@ def embed_files(
         image_column: Column of a Parquet file that holds the images.
         id_column: Column of a Parquet file that names them.
         split: Only rows (or the sub-folder) of this part.
+        precision: Of products; bfloat16 on a GPU and float32 on a CPU if None.
         threads: Images at a time on a CPU.
         device: Where the encoder runs; ``auto``: on a GPU if there is one.
         emit: Told what was made of a foreign checkpoint, and all that :func:`firstlight.views.embed.embed` tells.
@@ -54,6 +56,8 @@ def embed_files(
     """
     if tokens is not None:
         one_of(tokens, get_args(Tokens), "tokens")
+    if precision is not None:
+        one_of(precision, get_args(Precision), "precision")
     one_of(device, get_args(Device), "device")
     found = open_images(images, image_column=image_column, id_column=id_column, split=split)
     loaded = load_encoder(encoder)
@@ -62,4 +66,6 @@ def embed_files(
     if image_size is not None:
         loaded = resized(loaded, image_size)
     loaded.vit.to(chosen_device(device))
-    return embed(found, loaded, out, name=name, tokens=tokens, threads=threads, emit=emit)
+    return embed(
+        found, loaded, out, name=name, tokens=tokens, precision=precision, threads=threads, emit=emit
+    )

@@ -120,13 +120,12 @@ class EncoderView(Scaled):
     def _encoder(self) -> Encoder:
         import torch
 
-        from firstlight.vision.encoder_file import from_description
+        from firstlight.vision.encoder_file import from_description, with_precision
 
         # what a file gave is read-only, which torch does not know
         writable = {name: np.require(array, requirements="W") for name, array in self.weights.items()}
-        return from_description(
-            self.about, {name: torch.from_numpy(array) for name, array in writable.items()}
-        )
+        weights = {name: torch.from_numpy(array) for name, array in writable.items()}
+        return with_precision(from_description(self.about, weights), self.config.precision)
 
     @classmethod
     def fit(

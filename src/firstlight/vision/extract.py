@@ -2,7 +2,8 @@
 
 On a CPU every image is run alone and each thread has images of its own: the bits of a row then hang neither on the
 images beside it nor on the number of threads, and decoding runs beside the products. Nothing is lost by it: an image
-is a matrix of some hundred tokens. On a GPU images are run in batches under bfloat16.
+is a matrix of some hundred tokens. On a GPU images are run in batches, and under bfloat16 unless the encoder says
+otherwise.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _run_batch(
     ready = [image for image in batch if isinstance(image, Tensor)]
     rows = iter(())
     if ready:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=encoder.precision != "float32"):
             made = encoder.features(torch.stack(ready).to(device, non_blocking=True), tokens)
         rows = iter(made.float().flatten(1).cpu().numpy())
     yield from (_finite(next(rows)) if isinstance(image, Tensor) else image for image in batch)

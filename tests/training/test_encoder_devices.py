@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from firstlight.core.seeds import numpy_stream, uniforms
-from firstlight.training.encoder_config import build_pretrain_config
+from firstlight.training.encoder_config import EncoderTrainingConfig, build_pretrain_config
+from firstlight.training.encoder_loop import speed_advice
 from firstlight.training.pretrain import pretrain
 from firstlight.training.refine import refine
 from firstlight.training.refine_config import build_refine_config
@@ -85,3 +86,13 @@ def test_images_are_kept_and_cropped_there(images: ImageSet, device: str) -> Non
     for mine, theirs in zip(batch.views, expected, strict=True):
         assert mine.device.type == device
         assert torch.allclose(mine.cpu(), theirs, atol=1e-3)
+
+
+def test_what_would_be_faster_is_said_where_it_is_true(monkeypatch):
+    there = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
+    plain = EncoderTrainingConfig(device="cpu")
+    assert "precision=bfloat16" in speed_advice(plain)[0]
+    assert speed_advice(plain.model_copy(update={"precision": "bfloat16"})) == []
+    there = {"avx512_bf16": False}
+    assert speed_advice(plain) == []

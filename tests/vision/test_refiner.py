@@ -401,5 +401,5 @@ def test_estimated_activations_are_what_the_backward_pass_keeps(half):
     counted = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
     specs = head_specs(RefinerConfig(), 64, 8)
     plain = RefinerConfig(freeze_blocks=0)
-    estimate = memory_estimate(shape, plain, specs, [(64, 64)], batch=128, queue=16, half=half)
+    estimate = memory_estimate(shape, plain, specs, [(64, 64)], batch=128, queue=16, half=half, on_gpu=False)
     assert estimate["activations"] == pytest.approx(counted, rel=0.06)

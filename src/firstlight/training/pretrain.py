@@ -15,6 +15,7 @@ from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
 from firstlight.training.checkpoint import load_tensors
 from firstlight.training.encoder_config import PretrainConfig
+from firstlight.training.encoder_loop import speed_advice
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.vision import OBJECTIVES
@@ -79,6 +80,8 @@ def pretrain(
         if known is not None and start is not None:
             _take_over(objective, Path(start), known)
         emit("encoder", **_facts(config, objective, loader))
+        for advice in speed_advice(training):
+            emit("message", text=advice)
         earlier = [] if known is None else known.history
 
         def encoder() -> Encoder:

@@ -14,6 +14,7 @@ from firstlight.core.distributed import process_group, rank, world
 from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.seeds import torch_stream
+from firstlight.training.encoder_loop import speed_advice
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.training.refine_config import RefineConfig
@@ -86,7 +87,8 @@ def _both_stages(
     heads = build_head_stage(config, known, len(run.images))
     pooling = heads.pooling
     _tell(emit, "refinement, head stage", heads, loader, config.heads.epochs)
-    emit("message", text=memory_text(config, known.vit, heads, loader))
+    for text in (memory_text(config, known.vit, heads, loader), *speed_advice(config.training)):
+        emit("message", text=text)
     emit("message", text=f"in the head stage {moving(heads)}")
     run.phase(HEADS, heads, loader, config.head_training)
     if "temperature" not in run.carried:
@@ -190,6 +192,7 @@ def memory_text(config: RefineConfig, vit: ViT, heads: HeadStage, loader: ImageL
         ranks=world(),
         queue=heads.queue_size,
         half=config.training.precision == "bfloat16",
+        on_gpu=chosen_device(config.training.device).type == "cuda",
     )
     if loader.cache is not None:
         parts["decoded images"] = loader.cache.pixels.nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from firstlight.vision.heads import head_parameters
+from firstlight.vision.layers import WRITTEN_OUT
 from firstlight.vision.refiner_config import HeadSpec, RefinerConfig, head_widths
 from firstlight.vision.vit_config import ViTConfig
 
@@ -52,6 +53,7 @@ def memory_estimate(
     ranks: int = 1,
     queue: int,
     half: bool = False,
+    on_gpu: bool = True,
 ) -> dict[str, int]:
     """Bytes a process needs in the refinement stage, the larger one.
 
@@ -64,6 +66,7 @@ def memory_estimate(
         ranks: Processes that share the batch.
         queue: Entries of each queue.
         half: Whether products run in bfloat16.
+        on_gpu: Whether they run on a GPU; on a CPU, bfloat16 keeps the weights of attention.
 
     Returns:
         Part → bytes: ``encoder`` and ``heads`` (weights, gradients, AdamW's moments, the average, and rounded weights
@@ -76,6 +79,10 @@ def memory_estimate(
         kept = trained * _SINGLE + _RECOMPUTED * value
     else:
         kept = trained * (_KEPT_PER_BLOCK * value + _NORMS_PER_BLOCK * _SINGLE)
+    weighed = 0
+    if half and not on_gpu:
+        squares = sum(n**2 for n in (tokens_per_image(vit, [size]) for size in sizes) if n <= WRITTEN_OUT)
+        weighed = own * squares * vit.heads * _HALF * (1 if config.checkpoint_activations else trained)
     copies = 1 + (config.ema is not None) + 3 * trained / vit.depth
     rounded = _HALF * trained / vit.depth if half else 0
     heads = len(specs)
@@ -83,7 +90,7 @@ def memory_estimate(
     return {
         "encoder": round((copies * _SINGLE + rounded) * encoder_parameters(vit)),
         "heads": 4 * heads * head_parameters(vit.dim, widths) * _SINGLE,
-        "activations": tokens * vit.dim * kept,
+        "activations": tokens * vit.dim * kept + weighed,
         "head activations": heads * rows * per_row * _SINGLE,
         "queues": ((heads + 1) * queue * widths.output + 2 * own * queue) * _SINGLE,
         "logits": 2 * heads * 2 * own * len(sizes) * batch * _SINGLE,

@@ -34,7 +34,7 @@ from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_loop import EncoderPhase
 from firstlight.vision import layers
 from firstlight.vision.crop_config import CropConfig, crop_and_flip, multi_crop
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.mae import MAE, MAEConfig
 from firstlight.vision.objective import ImageBatch, Objective

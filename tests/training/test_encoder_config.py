@@ -11,7 +11,8 @@ from firstlight.core.errors import InputError
 from firstlight.training.encoder_config import build_pretrain_config
 from firstlight.training.pretrain import pretrain
 from firstlight.training.recipes import list_recipes
-from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 from firstlight.vision.objective import uniform
 from pretraining import config, write_images
 

@@ -21,7 +21,8 @@ from firstlight.vision.augment import UNIFORMS
 from firstlight.vision.augment_batch import crops_batch
 from firstlight.vision.crop_config import multi_crop
 from firstlight.vision.encoder_file import load_encoder
-from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 from firstlight.vision.loader import ImageLoader
 
 DEVICES = [

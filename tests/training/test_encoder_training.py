@@ -24,7 +24,8 @@ from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.loop import Progress
 from firstlight.training.pretrain import crops_of, pretrain
 from firstlight.vision.encoder_file import load_encoder, save_encoder
-from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 from firstlight.vision.mae import MAE
 from firstlight.vision.objective import ParameterGroup
 from pretraining import TINY, config, write_images

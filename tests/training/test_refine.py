@@ -22,7 +22,8 @@ from firstlight.training.recipes import list_recipes
 from firstlight.training.refine import refine
 from firstlight.training.refine_config import build_refine_config
 from firstlight.vision.encoder_file import Encoder, load_encoder, save_encoder
-from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 from firstlight.vision.refiner_config import head_specs, head_widths
 from firstlight.vision.vit import ViT, ViTConfig
 from refining import VIT

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from firstlight.core.errors import InputError
-from firstlight.vision.images import ImageSet, UnusableImageError, open_images
+from firstlight.vision.decoder import UnusableImageError
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 
 
 def picture(shade, size=(10, 8)):

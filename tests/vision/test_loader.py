@@ -11,7 +11,7 @@ from PIL import Image
 from firstlight.core.errors import InputError
 from firstlight.vision import loader as loader_module
 from firstlight.vision.crop_config import crop_and_flip, multi_crop
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader, decode_all
 
 CROPS = multi_crop((16, 16), (8, 8), n_local=2)

@@ -19,8 +19,7 @@ import polars as pl
 import pytest
 
 from firstlight.core.errors import FirstlightError, InputError
-from firstlight.vision import images as images_module
-from firstlight.vision import picture_store
+from firstlight.vision import image_tables, picture_store
 from firstlight.vision.images import open_images
 from firstlight.vision.picture_store import PictureStore, store_pictures
 
@@ -161,11 +160,11 @@ def held_by_python(path: Path) -> tuple[int, int]:
 def test_images_of_a_parquet_file_are_not_held(tmp_path, monkeypatch):
     """12 MB of pictures; polars' own memory is measured by benchmarks/picture_memory.py."""
     write_table(tmp_path / "x.parquet", 400, 30_000, row_group_size=50)
-    monkeypatch.setattr(images_module, "store_pictures", lambda pictures: store_pictures(pictures, 10**6))
+    monkeypatch.setattr(image_tables, "store_pictures", lambda pictures: store_pictures(pictures, 10**6))
     peak, now = held_by_python(tmp_path / "x.parquet")
     assert peak < 6 * 10**6  # some pictures as Python has them, and what is held until it goes to disk
     assert now < 3 * 10**6
-    monkeypatch.setattr(images_module, "store_pictures", lambda pictures: store_pictures(pictures, 10**9))
+    monkeypatch.setattr(image_tables, "store_pictures", lambda pictures: store_pictures(pictures, 10**9))
     assert held_by_python(tmp_path / "x.parquet")[1] > 12 * 10**6  # the measure sees what is held
 
 
@@ -181,7 +180,7 @@ def test_images_on_disk_are_those_in_memory(tmp_path, monkeypatch, rows):
         frame.write_parquet(tmp_path / "set" / f"{name}.parquet", row_group_size=rows)
     for split in (None, "test"):
         held = open_images(tmp_path / "set", split=split)
-        monkeypatch.setattr(images_module, "store_pictures", lambda pictures: store_pictures(pictures, 0))
+        monkeypatch.setattr(image_tables, "store_pictures", lambda pictures: store_pictures(pictures, 0))
         laid_out = open_images(tmp_path / "set", split=split)
         monkeypatch.undo()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))

@@ -11,7 +11,8 @@ import polars as pl
 
 from firstlight.core.errors import InputError
 from firstlight.evaluation.encoder_subsets import held_out, long_tailed
-from firstlight.vision.images import ImageSet, open_images
+from firstlight.vision.image_set import ImageSet
+from firstlight.vision.images import open_images
 
 IntArray = npt.NDArray[np.int64]
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from firstlight.core.events import Emit, silent
+from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.encoder_file import Encoder
-from firstlight.vision.images import ImageSet, UnusableImageError
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.vit import pool
 
 IntArray = npt.NDArray[np.int64]

@@ -21,8 +21,8 @@ from firstlight.evaluation.encoder_data import LabelledImages, Part
 from firstlight.evaluation.encoder_subsets import share
 from firstlight.vision.augment import UNIFORMS, crop_images, to_tensor
 from firstlight.vision.crop_config import crop_and_flip
+from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.encoder_file import Encoder
-from firstlight.vision.images import UnusableImageError
 from firstlight.vision.mixing import mix
 from firstlight.vision.objective import decay_groups
 from firstlight.vision.rand_augment import erase, rand_augment

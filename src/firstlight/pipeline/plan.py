@@ -19,7 +19,7 @@ from firstlight.training.config import RunConfig, build_config
 from firstlight.training.encoder_config import build_pretrain_config
 from firstlight.training.recipes import setting_texts
 from firstlight.training.refine_config import build_refine_config
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 
 Kind = Literal["dataset", "cut", "encoder", "run", "numbers", "bundle", "table", "page"]
 Words = tuple[str, ...]

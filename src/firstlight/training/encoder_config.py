@@ -13,8 +13,9 @@ from firstlight.core.errors import InputError
 from firstlight.training.recipes import merge, override, read_recipe, validated
 from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import Size
+from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.ijepa import IJEPAConfig
-from firstlight.vision.images import ImageSet, UnusableImageError
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.mae import MAEConfig
 from firstlight.vision.vit_config import ViTConfig
 

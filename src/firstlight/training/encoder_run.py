@@ -22,7 +22,7 @@ from firstlight.training.process import peak_memory_mb
 from firstlight.training.recipes import config_yaml
 from firstlight.training.run_folder import environment, write_metrics
 from firstlight.vision.encoder_file import Encoder, save_encoder
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.objective import Objective
 

@@ -21,7 +21,7 @@ from firstlight.training.process import use_threads
 from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import CropConfig
 from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.pretraining import PretrainObjective
 from firstlight.vision.vit import ViT

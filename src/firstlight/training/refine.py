@@ -19,7 +19,7 @@ from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.process import use_threads
 from firstlight.training.refine_config import RefineConfig
 from firstlight.vision.encoder_file import Encoder, foreign_notes, load_encoder
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.refiner import HeadStage, RefineStage
 from firstlight.vision.refiner_config import HeadPooling, head_specs, queue_size, refined_specs

@@ -31,7 +31,7 @@ from firstlight.data.interactions import Interactions
 from firstlight.vision.decoder import UnusableImageError
 from firstlight.vision.encoder_file import Encoder, Precision, Tokens, with_precision
 from firstlight.vision.extract import extract_rows
-from firstlight.vision.images import ImageSet
+from firstlight.vision.image_set import ImageSet
 
 #: Most bytes and rows of a part: what an interruption costs at most, and what is held in memory.
 _PART_BYTES, _PART_ROWS = 32 << 20, 512

@@ -26,7 +26,8 @@ from firstlight.core.seeds import numpy_stream, torch_stream, uniforms
 from firstlight.vision.augment import UNIFORMS, FloatArray, crops
 from firstlight.vision.augment_batch import crops_batch
 from firstlight.vision.crop_config import CropConfig
-from firstlight.vision.images import ImageSet, UnusableImageError
+from firstlight.vision.decoder import UnusableImageError
+from firstlight.vision.image_set import ImageSet
 from firstlight.vision.objective import ImageBatch
 
 #: Unusable images in a row after which the set is given up.
@@ -59,7 +60,7 @@ def decode_all(images: ImageSet, max_bytes: int, covers: tuple[int, int] | None 
     Args:
         images: The set.
         max_bytes: Most memory for the decoded images.
-        covers: As in :meth:`firstlight.vision.images.ImageSet.load`.
+        covers: As in :meth:`firstlight.vision.image_set.ImageSet.load`.
     """
     canvas_size = _canvas_size(images, max_bytes, covers)
     if canvas_size is None:

@@ -181,8 +181,8 @@ def tables() -> None:
             rows,
             "Recall@20 on test, mean ± standard deviation over seeds, each with a split of its own. Differences of "
             "cold in cold with 95 % intervals, paired over users (a user's values are averaged over seeds), and p, not "
-            "corrected for the number of comparisons. One training of each encoder; they saw the posters alone, but for the "
-            "one whose name says otherwise.",
+            "corrected for the number of comparisons. One training of each encoder; they saw the posters alone, but "
+            "for the one whose name says otherwise.",
         )
 
 

@@ -1,5 +1,6 @@
 """The encoder's loop: schedule, optimiser, and a run that goes on bit by bit wherever it was cut."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -133,7 +134,7 @@ def test_resume_is_bit_exact(images, whole, tmp_path, step, minutes):
     )  # fmt: skip
     assert same(whole[0], tmp_path / "enc")
     assert metrics(whole[0]) == metrics(tmp_path / "enc")
-    continued = [text for text in told if text]
+    continued = [text for text in told if text and text.startswith("continuing")]
     assert bool(continued) == (step > 1)
 
 
@@ -369,6 +370,56 @@ def test_going_on_from_an_encoder(images, whole, tmp_path):
     with pytest.raises(InputError, match="another shape"):
         pretrain(images, config(images, "encoder.dim=32"), tmp_path / "no", start=whole[0])
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("objective", ["mae", "i-jepa"])
+def test_what_predicts_learns_first_where_it_did_not_come_along(
+    images, whole, tmp_path, objective, monkeypatch
+):
+    known = load_encoder(whole[0])
+    save_encoder(tmp_path / "bare", known)  # as a checkpoint of others: the encoder alone
+    states = []
+    run = EncoderPhase.run
+
+    def watched(self, checkpoint=None):
+        copies = [{k: v.clone() for k, v in self.objective.state_dict().items()}]
+        run(self, checkpoint)
+        copies.append({k: v.clone() for k, v in self.objective.state_dict().items()})
+        states.append((self.name, self.progress.epoch, *copies))
+
+    monkeypatch.setattr(EncoderPhase, "run", watched)
+    overrides = [*TINY[5:], "training.epochs=4", "ijepa.predictor_dim=16", "ijepa.predictor_heads=2"]
+    changed = build_pretrain_config(images, objective=objective, overrides=overrides, start=known.vit.config)
+    pretrain(images, changed, tmp_path / "more", start=tmp_path / "bare")
+    assert [(name, epochs) for name, epochs, *_ in states] == [("predictor", 2), ("pretrain", 4)]
+    (_, _, before, after), (_, _, then, end) = states
+    for name in before:
+        moved = not torch.equal(before[name], after[name])
+        assert moved == (not name.startswith(("encoder.", "target."))), name
+        assert torch.equal(after[name], then[name]), name
+    fixed = "encoder.pos_embed"
+    assert all(not torch.equal(then[n], end[n]) for n in end if n.startswith("encoder.") and n != fixed)
+    assert torch.equal(then[fixed], end[fixed])
+    assert load_encoder(tmp_path / "more").history[-1]["epochs"] == 4
+    assert [line["phase"] for line in metrics(tmp_path / "more")] == 2 * ["predictor"] + 4 * ["pretrain"]
+    states.clear()
+    pretrain(images, config(images), tmp_path / "along", start=whole[0])  # its decoder comes along
+    none = config(images, "predictor_epochs=0")
+    pretrain(images, none, tmp_path / "none", start=tmp_path / "bare")
+    asked = config(images, "predictor_epochs=1", "training.epochs=1")
+    pretrain(images, asked, tmp_path / "asked")
+    assert [name for name, *_ in states] == ["pretrain", "pretrain", "predictor", "pretrain"]
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_resume_is_bit_exact_where_what_predicts_learns_first(images, tmp_path, step):
+    changed = config(images, "predictor_epochs=2", "training.epochs=2", "training.checkpoint_minutes=1e-9")
+    pretrain(images, changed, tmp_path / "whole")
+    with contextlib.suppress(Stop):
+        pretrain(images, changed, tmp_path / "enc", emit=stopping_at(step))
+    pretrain(images, changed, tmp_path / "enc", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "enc")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "enc")
 
 
 def test_what_goes_with_an_encoder_goes_on_with_it(images, whole, tmp_path):

@@ -106,8 +106,20 @@ class PretrainConfig(BaseModel):
     ijepa: IJEPAConfig = IJEPAConfig()
     """Settings of ``i-jepa``."""
 
+    predictor_epochs: int | None = Field(None, ge=0)
+    """Epochs in which only what predicts (MAE's decoder, I-JEPA's predictor) learns, on an encoder that stands still,
+    before both do. One that has learned nothing yet would shake what the encoder knows. None: half as many as
+    ``training.epochs`` where a run goes on from an encoder that came without it, else none."""
+
     training: EncoderTrainingConfig = EncoderTrainingConfig()
     """Length and steps."""
+
+    @property
+    def predictor_training(self) -> EncoderTrainingConfig:
+        """Length and steps of the part in which only what predicts learns, where there is one."""
+        half = max(1, self.training.epochs // 2)
+        epochs = half if self.predictor_epochs is None else self.predictor_epochs
+        return self.training.model_copy(update={"epochs": max(1, epochs)})
 
     @field_validator("objective")
     @classmethod

@@ -27,6 +27,8 @@ from firstlight.vision.pretraining import PretrainObjective
 from firstlight.vision.vit import ViT
 
 PHASE = "pretrain"
+#: Before it, where only what predicts learns.
+FIRST = "predictor"
 
 
 def pretrain(
@@ -77,15 +79,15 @@ def pretrain(
             emit=emit,
         )
         objective = build_objective(config)
-        if known is not None and start is not None:
-            _take_over(objective, Path(start), known)
+        whole = known is None or start is None or _take_over(objective, Path(start), known)
+        first = config.predictor_epochs or (config.predictor_epochs is None and not whole)
         emit("encoder", **_facts(config, objective, loader))
         for advice in speed_advice(training):
             emit("message", text=advice)
         earlier = [] if known is None else known.history
 
         def encoder() -> Encoder:
-            history = [*earlier, {**_about(config, images), "epochs": len(run.history)}]
+            history = [*earlier, {**_about(config, images), "epochs": _epochs(run)}]
             if known is not None:  # all that goes with the weights goes on with them, their licence above all
                 return replace(known, vit=objective.learned(), history=history)
             return Encoder(
@@ -97,10 +99,33 @@ def pretrain(
             )
 
         with run.held():
+            if first:
+                _predictor_first(run, objective, loader, config)
             phase = run.phase(PHASE, objective, loader, training, encoder)
             seconds = max(phase.progress.seconds, 1e-9)
             seen = training.epochs * loader.steps * loader.batch_size
             return run.finish(encoder(), {"images_per_second": round(seen / seconds, 1)})
+
+
+def _epochs(run: EncoderRun) -> int:
+    """Epochs in which the encoder learned."""
+    return sum(epoch["phase"] == PHASE for epoch in run.history)
+
+
+def _predictor_first(
+    run: EncoderRun, objective: PretrainObjective, loader: ImageLoader, config: PretrainConfig
+) -> None:
+    """Train what predicts on an encoder that stands still; no graph goes through the encoder."""
+    moving = [parameter for parameter in objective.encoder.parameters() if parameter.requires_grad]
+    for parameter in moving:
+        parameter.requires_grad_(False)
+    training = config.predictor_training
+    run.emit(
+        "message", text=f"for {training.epochs} epochs what predicts learns alone; the encoder stands still"
+    )
+    run.phase(FIRST, objective, loader, training)
+    for parameter in moving:
+        parameter.requires_grad_(True).grad = None
 
 
 def crops_of(config: PretrainConfig, known: Encoder | None = None) -> CropConfig:
@@ -129,8 +154,8 @@ def build_objective(config: PretrainConfig) -> PretrainObjective:
     return objective
 
 
-def _take_over(objective: PretrainObjective, start: Path, known: Encoder) -> None:
-    """Copy weights: of the whole objective where its checkpoint is there, else of the encoder."""
+def _take_over(objective: PretrainObjective, start: Path, known: Encoder) -> bool:
+    """Copy weights: of the whole objective where its checkpoint is there (True), else of the encoder alone."""
     try:
         objective.start_from(known.vit.state_dict())
     except RuntimeError as error:
@@ -141,15 +166,17 @@ def _take_over(objective: PretrainObjective, start: Path, known: Encoder) -> Non
         ) from error
     state = start / "checkpoint" / "state.safetensors"
     if not state.is_file():
-        return
+        return False
     tensors = {
         name.removeprefix("objective."): value
         for name, value in load_tensors(state).items()
         if name.startswith("objective.")
     }
     own = objective.state_dict()
-    if own.keys() == tensors.keys() and all(own[name].shape == tensors[name].shape for name in own):
+    fits = own.keys() == tensors.keys() and all(own[name].shape == tensors[name].shape for name in own)
+    if fits:
         objective.load_state_dict(tensors)
+    return fits
 
 
 def _about(config: PretrainConfig, images: ImageSet) -> dict[str, Any]:

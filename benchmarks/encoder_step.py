@@ -7,8 +7,9 @@ The floor of a row is the work of its matrix products, forward and backward, at 
 product of two square matrices with the same threads and the same precision, measured in the same round. The products
 are counted while they run (attention written out as products, each matrix once; norms, activations and the optimiser
 count as nothing). Tensors lie ready, but for the rows with augmentation, which take their batches from the loader:
-images in memory, decoded before. ``fused attention``: with PyTorch's own kernel, where firstlight writes attention out.
-``ViT-B/16`` has the decoder of the paper; ``width 192`` is the recipe
+images in memory, decoded before; ``decoded each time`` stands for images too many for that, which one process decodes
+and crops with Pillow between the steps. ``from files``: as ``firstlight embed`` does, from JPEG files to rows. ``fused
+attention``: with PyTorch's own kernel, where firstlight writes attention out. ``ViT-B/16`` has the decoder of the paper; ``width 192`` is the recipe
 ``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with 2 + 4 crops and four heads. All
 rows of a round run one after the other, so that what else the machine does hits them alike; shares are medians over
 rounds.
@@ -17,6 +18,7 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
@@ -34,6 +36,9 @@ from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_loop import EncoderPhase
 from firstlight.vision import layers
 from firstlight.vision.crop_config import CropConfig, crop_and_flip, multi_crop
+from firstlight.vision.decoder import UnusableImageError
+from firstlight.vision.encoder_file import Encoder, Precision, with_precision
+from firstlight.vision.extract import extract_rows
 from firstlight.vision.image_set import ImageSet
 from firstlight.vision.loader import ImageLoader
 from firstlight.vision.mae import MAE, MAEConfig
@@ -53,16 +58,17 @@ SMALL_CROPS = multi_crop((64, 64), (32, 32), n_local=4, local_scale=(0.1, 0.35),
 SIDE = {"cpu": 2048, "cuda": 8192}
 
 
-class Drawn(ImageSet):
-    """As many images as one likes, made up at once."""
-
-    def load(self, row: int, covers: tuple[int, int] | None = None) -> Image.Image:
-        rng = np.random.default_rng(row)
-        return Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64))
-
-
-def drawn(n: int) -> Drawn:
-    return Drawn([str(row) for row in range(n)], "drawn", "drawn", [None] * n)
+def drawn(n: int, side: int) -> ImageSet:
+    """JPEG files of coloured clouds."""
+    files = []
+    for row in range(n):
+        pixels = np.random.default_rng(row).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        target = io.BytesIO()
+        Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(
+            target, "JPEG", quality=90
+        )
+        files.append(target.getvalue())
+    return ImageSet([str(row) for row in range(n)], "drawn", "drawn", files)
 
 
 class Row:
@@ -105,10 +111,22 @@ def training(
     settings: dict[str, Any],
     *,
     loads: bool = False,
+    kept: bool = True,
 ) -> Row:
-    """A row of the steps that the training loop makes, on one batch or on the loader's."""
+    """A row of the steps that the training loop makes, on one batch or on the loader's.
+
+    Args:
+        name: What the table calls it.
+        objective: What is trained.
+        crops: What it sees.
+        batch: Images in a step.
+        settings: Device and precision.
+        loads: Whether batches come from the loader.
+        kept: Whether the loader keeps images decoded.
+    """
     config = EncoderTrainingConfig(batch_size=batch, **settings)
-    loader = ImageLoader(drawn(2 * batch), crops, batch, 0, device=settings["device"])
+    images = drawn(2 * batch, max(crops.views[0].size) * 8 // 7)
+    loader = ImageLoader(images, crops, batch, 0, device=settings["device"], cache_bytes=2**30 if kept else 0)
     phase = EncoderPhase("speed", objective, loader, config)
     phase.module.train()
     batches = forever(loader) if loads else itertools.repeat(ready(crops, batch, phase.device))
@@ -126,6 +144,17 @@ def embedding(name: str, shape: ViTConfig, batch: int, device: torch.device, pre
     return Row(name, batch, work)
 
 
+def from_files(name: str, shape: ViTConfig, batch: int, device: torch.device, precision: Precision) -> Row:
+    vit = ViT(shape, torch_stream(0, "encoder")).eval().to(device)
+    encoder, images = with_precision(Encoder(vit), precision), drawn(batch, shape.image_size[0] * 8 // 7)
+
+    def work() -> None:
+        for row in extract_rows(encoder, range(batch), images.load):
+            assert not isinstance(row, UnusableImageError)
+
+    return Row(name, batch, work)
+
+
 def head_stage(queue: int, shape: ViTConfig = SMALL) -> HeadStage:
     config = RefinerConfig(temperature=0.2)
     rng = torch_stream(0, "heads")
@@ -137,7 +166,7 @@ def mae(shape: ViTConfig, config: MAEConfig) -> MAE:
     return MAE(config, ViT(shape, torch_stream(0, "encoder")), torch_stream(0, "decoder"))
 
 
-def rows(device: torch.device, precision: str, small: int, base: int) -> list[Row]:
+def rows(device: torch.device, precision: Precision, small: int, base: int) -> list[Row]:
     settings: dict[str, Any] = {"device": device.type, "precision": precision}
     flip_small, flip_base = crop_and_flip(SMALL.image_size), crop_and_flip(BASE.image_size)
     with_crops, queue = max(2, small // 4), max(3072, small)
@@ -153,8 +182,18 @@ def rows(device: torch.device, precision: str, small: int, base: int) -> list[Ro
         fused = [Row(f"{row.name}, fused attention", row.images, with_fused(row.work)) for row in steps]
     return [
         embedding("ViT-B/16 at 224 px, embedding", BASE, base, device, precision),
+        from_files("ViT-B/16 at 224 px, embedding from files", BASE, base, device, precision),
         training("ViT-B/16 at 224 px, MAE step", mae(BASE, PAPER_DECODER), flip_base, base, settings),
+        training(
+            "ViT-B/16 at 224 px, MAE step with augmentation", mae(BASE, PAPER_DECODER), flip_base, base, settings,
+            loads=True,
+        ),
+        training(
+            "ViT-B/16 at 224 px, MAE step, decoded each time", mae(BASE, PAPER_DECODER), flip_base, base, settings,
+            loads=True, kept=False,
+        ),
         embedding("width 192 at 64 px, embedding", SMALL, small, device, precision),
+        from_files("width 192 at 64 px, embedding from files", SMALL, small, device, precision),
         training("width 192 at 64 px, MAE step", mae(SMALL, MAEConfig()), flip_small, small, settings),
         training(
             "width 192 at 64 px, MAE step with augmentation", mae(SMALL, MAEConfig()), flip_small, small, settings,
@@ -255,6 +294,12 @@ def main() -> None:
     ]
     for row in measured:
         row.count()
+    for row in measured:
+        if (
+            "from files" in row.name
+        ):  # run in threads, where nothing is counted; the products are those of the tensors
+            ready_made = row.name.removesuffix(" from files")
+            row.flops = next(other.flops for other in measured if other.name == ready_made)
     side = SIDE[chosen.device]
     kind = torch.bfloat16 if chosen.precision == "bfloat16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))

@@ -9,10 +9,10 @@ are counted while they run (attention written out as products, each matrix once;
 count as nothing). Tensors lie ready, but for the rows with augmentation, which take their batches from the loader:
 images in memory, decoded before; ``decoded each time`` stands for images too many for that, which one process decodes
 and crops with Pillow between the steps. ``from files``: as ``firstlight embed`` does, from JPEG files to rows. ``fused
-attention``: with PyTorch's own kernel, where firstlight writes attention out. ``ViT-B/16`` has the decoder of the paper; ``width 192`` is the recipe
-``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with 2 + 4 crops and four heads. All
-rows of a round run one after the other, so that what else the machine does hits them alike; shares are medians over
-rounds.
+attention``: with PyTorch's own kernel, where firstlight writes attention out. ``ViT-B/16`` has the decoder of the paper;
+``width 192`` is the recipe ``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with 2 + 4
+crops and four heads. All rows of a round run one after the other, so that what else the machine does hits them alike;
+shares are medians over rounds.
 """
 
 from __future__ import annotations
@@ -289,17 +289,14 @@ def main() -> None:
         large(chosen.large, chosen)
         return
     device = torch.device(chosen.device)
-    measured = [
-        row for row in rows(device, chosen.precision, chosen.small, chosen.base) if chosen.only in row.name
-    ]
+    every = rows(device, chosen.precision, chosen.small, chosen.base)
+    measured = [row for row in every if chosen.only in row.name]
     for row in measured:
-        row.count()
-    for row in measured:
-        if (
-            "from files" in row.name
-        ):  # run in threads, where nothing is counted; the products are those of the tensors
-            ready_made = row.name.removesuffix(" from files")
-            row.flops = next(other.flops for other in measured if other.name == ready_made)
+        # What runs in threads is not seen; its products are those of the tensors that lie ready.
+        same = next(other for other in every if other.name == row.name.removesuffix(" from files"))
+        same.count()
+        row.flops = same.flops
+        row.work()
     side = SIDE[chosen.device]
     kind = torch.bfloat16 if chosen.precision == "bfloat16" else torch.float32
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))

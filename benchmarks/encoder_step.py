@@ -9,10 +9,10 @@ are counted while they run (attention written out as products, each matrix once;
 count as nothing). Tensors lie ready, but for the rows with augmentation, which take their batches from the loader:
 images in memory, decoded before; ``decoded each time`` stands for images too many for that, which one process decodes
 and crops with Pillow between the steps. ``from files``: as ``firstlight embed`` does, from JPEG files to rows. ``fused
-attention``: with PyTorch's own kernel, where firstlight writes attention out. ``ViT-B/16`` has the decoder of the paper;
-``width 192`` is the recipe ``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with 2 + 4
-crops and four heads. All rows of a round run one after the other, so that what else the machine does hits them alike;
-shares are medians over rounds.
+attention``: with PyTorch's own kernel, where firstlight writes attention out. ``ViT-B/16`` has the paper's decoder;
+``width 192`` is the recipe ``pretrain-small`` (64 px, patches of 8 px), and its refinement is ``refine-small`` with
+2 + 4 crops and four heads. All rows of a round run one after the other, so that what else the machine does hits them
+alike; shares are medians over rounds.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ Every arm is a command of the package that resumes where it was cut, in ``runs/e
   ``refined-mean-12``: the same over twelve epochs; ``refined-mean-twice``: that one refined once more in
   the same way, with new heads;
 * ``longer``: from it, as many further updates of pre-training as refinement makes in both stages; ``longer-12``: as
-  many as ``refined-mean-12`` makes. Where the pre-training's checkpoint is not at hand, the decoder learns anew;
+  many as ``refined-mean-12`` makes. Where the pre-training's checkpoint is not at hand, the decoder learns
+  anew: for as many epochs before, on an encoder that stands still;
 * ``random``: refinement of an encoder that has learned nothing;
 * ``single``: refinement with one head, at the end; ``swap-all``: neighbours in the whole row (NNCLR);
   ``infonce``: no neighbours; ``…-mean``: each of these with heads that read the mean of the patches.
@@ -167,6 +168,8 @@ def train(arm: str, folder: Path, options: argparse.Namespace) -> None:
         # Without the recipe, which names a shape: all else in it is as by default.
         start = ["--encoder", mae, "--epochs", extra]
         own += ["training.warmup_epochs=1", f"training.batch_size={batch}"]
+        if not (mae / "checkpoint" / "state.safetensors").exists():
+            own.append(f"predictor_epochs={extra}")
         firstlight("pretrain", *common, *start, *settings(own), "--resume")
     else:
         words = ["--encoder", folder / STARTS.get(arm, "mae"), "--recipe", "refine-small"]
@@ -269,7 +272,7 @@ KEY = (
     "clusters of the queries' features likewise. Raw pixels: averages of the image down to 32 px where it is larger. "
     "`refined-mean-12`: over twelve epochs, not four; `refined-mean-twice`: that one refined once more likewise. "
     "`longer`: as many further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder "
-    "that learns anew, where the pre-training's checkpoint was not at hand); `random`: refinement of an encoder that "
+    "that learned anew on the encoder as it stood, the pre-training's own not being at hand); `random`: refinement of an encoder that "
     "has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no "
     "neighbours; `random start`: nothing learned at all."
 )

@@ -391,7 +391,7 @@ def test_what_predicts_learns_first_where_it_did_not_come_along(
     overrides = [*TINY[5:], "training.epochs=4", "ijepa.predictor_dim=16", "ijepa.predictor_heads=2"]
     changed = build_pretrain_config(images, objective=objective, overrides=overrides, start=known.vit.config)
     pretrain(images, changed, tmp_path / "more", start=tmp_path / "bare")
-    assert [(name, epochs) for name, epochs, *_ in states] == [("predictor", 2), ("pretrain", 4)]
+    assert [(name, epochs) for name, epochs, *_ in states] == [("predictor", 4), ("pretrain", 4)]
     (_, _, before, after), (_, _, then, end) = states
     for name in before:
         moved = not torch.equal(before[name], after[name])
@@ -401,7 +401,7 @@ def test_what_predicts_learns_first_where_it_did_not_come_along(
     assert all(not torch.equal(then[n], end[n]) for n in end if n.startswith("encoder.") and n != fixed)
     assert torch.equal(then[fixed], end[fixed])
     assert load_encoder(tmp_path / "more").history[-1]["epochs"] == 4
-    assert [line["phase"] for line in metrics(tmp_path / "more")] == 2 * ["predictor"] + 4 * ["pretrain"]
+    assert [line["phase"] for line in metrics(tmp_path / "more")] == 4 * ["predictor"] + 4 * ["pretrain"]
     states.clear()
     pretrain(images, config(images), tmp_path / "along", start=whole[0])  # its decoder comes along
     none = config(images, "predictor_epochs=0")

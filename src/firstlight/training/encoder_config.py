@@ -108,8 +108,9 @@ class PretrainConfig(BaseModel):
 
     predictor_epochs: int | None = Field(None, ge=0)
     """Epochs in which only what predicts (MAE's decoder, I-JEPA's predictor) learns, on an encoder that stands still,
-    before both do. One that has learned nothing yet would shake what the encoder knows. None: half as many as
-    ``training.epochs`` where a run goes on from an encoder that came without it, else none."""
+    before both do. One that has learned nothing yet shakes what the encoder knows: on imagenette64 fourteen epochs
+    cost it 3.4 points of k-NN accuracy, and 1.3 with fourteen of these before. None: as many as ``training.epochs``
+    where a run goes on from an encoder that came without it, else none."""
 
     training: EncoderTrainingConfig = EncoderTrainingConfig()
     """Length and steps."""
@@ -117,9 +118,8 @@ class PretrainConfig(BaseModel):
     @property
     def predictor_training(self) -> EncoderTrainingConfig:
         """Length and steps of the part in which only what predicts learns, where there is one."""
-        half = max(1, self.training.epochs // 2)
-        epochs = half if self.predictor_epochs is None else self.predictor_epochs
-        return self.training.model_copy(update={"epochs": max(1, epochs)})
+        epochs = self.training.epochs if self.predictor_epochs is None else max(1, self.predictor_epochs)
+        return self.training.model_copy(update={"epochs": epochs})
 
     @field_validator("objective")
     @classmethod

@@ -220,11 +220,18 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         [*rows, *map(row, numbers)],
         f"{verdict(found, pixels['accuracy'])} k-NN in % (k = {K}), ± one binomial standard error, "
         f"{found['images']['queries']['images']:,} queries against {found['images']['bank']['images']:,} images; z is "
-        f"paired over queries. {trained_on(folder / 'mae')}{KEY}",
+        f"paired over queries. {trained_on(folder / 'mae')}{lengths(options.size)}{KEY}",
         numbers=numbers,
         mae_trained_on=trained_on(folder / "mae"),
         pixels=pixels["accuracy"],
     )
+
+
+def lengths(size: str) -> str:
+    """A sentence about the epochs of a refinement."""
+    changes = SIZES[size]["refine"]
+    heads, whole = epochs(changes, "heads.epochs", 3), epochs(changes, "training.epochs", 6)
+    return f"Refinement takes {heads} epochs of the heads and, where nothing else is said, {whole} of all. "
 
 
 def trained_on(mae: Path) -> str:
@@ -270,11 +277,12 @@ KEY = (
     "the patches; the others: the class token), over the best block and pooling of `mae`; so is the rise. Linear "
     "probe chosen on a tenth of the bank; 1-shot and 5-shot: mean over ten draws, last block, the better pooling; "
     "clusters of the queries' features likewise. Raw pixels: averages of the image down to 32 px where it is larger. "
-    "`refined-mean-12`: over twelve epochs, not four; `refined-mean-twice`: that one refined once more likewise. "
+    "`refined-mean-12`: over twelve epochs; `refined-mean-twice`: that one refined once more likewise. "
     "`longer`: as many further updates of pre-training, `longer-12` as many as `refined-mean-12` makes (with a decoder "
-    "that learned anew on the encoder as it stood, the pre-training's own not being at hand); `random`: refinement of an encoder that "
-    "has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; `infonce`: no "
-    "neighbours; `random start`: nothing learned at all."
+    "that learned anew on the encoder as it stood, the pre-training's own not being at hand); `random`: refinement of "
+    "an encoder that has learned nothing; `single`: one head, at the end; `swap-all`: neighbours in the whole row; "
+    "`infonce`: no neighbours; "
+    "`random start`: nothing learned at all."
 )
 
 
@@ -369,7 +377,7 @@ def summarise(size: str) -> None:
         header,
         rows,
         f"Mean ± standard deviation over training seeds, in %; k-NN with k = {K}. The MAE of a seed is shared by all "
-        f"its arms. {' '.join(dict.fromkeys(seed['mae_trained_on'] for seed in seeds))}{KEY}",
+        f"its arms. {' '.join(dict.fromkeys(seed['mae_trained_on'] for seed in seeds))}{lengths(size)}{KEY}",
     )
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from firstlight.core.choices import one_of
 from firstlight.core.errors import InputError
 from firstlight.core.hashing import hash_strings
+from firstlight.core.identity import decisive
 from firstlight.core.shown import Shown
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
@@ -314,7 +315,7 @@ def run_result(run: Run) -> RunResult:
     """
     if not run.result["metrics"]:
         raise InputError("this run has no test numbers: its dataset has no test part", path=run.path)
-    config = run.config.model_dump(mode="json")
+    config = decisive(run.config)
     config.pop("seed")
     config["training"].pop("threads")
     data = run.result["dataset"]

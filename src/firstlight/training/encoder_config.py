@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from firstlight.core.errors import InputError
+from firstlight.core.identity import ADDED_LATER
 from firstlight.training.recipes import merge, override, read_recipe, validated
 from firstlight.vision import OBJECTIVES
 from firstlight.vision.crop_config import Size
@@ -106,7 +107,7 @@ class PretrainConfig(BaseModel):
     ijepa: IJEPAConfig = IJEPAConfig()
     """Settings of ``i-jepa``."""
 
-    predictor_epochs: int | None = Field(None, ge=0)
+    predictor_epochs: Annotated[int | None, Field(ge=0), ADDED_LATER] = None
     """Epochs in which only what predicts (MAE's decoder, I-JEPA's predictor) learns, on an encoder that stands still,
     before both do. One that has learned nothing yet shakes what the encoder knows: on imagenette64 fourteen epochs
     cost it 3.4 points of k-NN accuracy, and 1.3 with fourteen of these before. None: as many as ``training.epochs``

@@ -15,6 +15,7 @@ from firstlight.core.errors import InputError
 from firstlight.core.events import Emit, silent
 from firstlight.core.files import alone, read_json, write_json, write_text
 from firstlight.core.hashing import hash_strings
+from firstlight.core.identity import decisive
 from firstlight.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
@@ -205,6 +206,11 @@ class EncoderRun:
         return phase
 
     @property
+    def at(self) -> str | None:
+        """The phase whose checkpoint is still to be gone on from."""
+        return None if self._resumed is None else self._resumed.phase
+
+    @property
     def _done(self) -> list[str]:
         done: list[str] = self.carried.get("done", [])
         return done
@@ -267,4 +273,4 @@ def _decisive(config: BaseModel) -> str:
             return {key: scrub(value) for key, value in tree.items() if key not in _NOT_DECISIVE}
         return tree
 
-    return json.dumps(scrub(config.model_dump(mode="json")), sort_keys=True)
+    return json.dumps(scrub(decisive(config)), sort_keys=True)

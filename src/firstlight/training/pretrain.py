@@ -99,7 +99,7 @@ def pretrain(
             )
 
         with run.held():
-            if first:
+            if first and run.at != PHASE:  # a checkpoint of that is past it, or was begun without it
                 _predictor_first(run, objective, loader, config)
             phase = run.phase(PHASE, objective, loader, training, encoder)
             seconds = max(phase.progress.seconds, 1e-9)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from firstlight.core.identity import ADDED_LATER
 from firstlight.training.encoder_config import EncoderTrainingConfig
 from firstlight.training.recipes import merge, override, read_recipe, validated
 from firstlight.vision.crop_config import AreaShare, CropConfig, Size, multi_crop
@@ -46,7 +47,7 @@ class MultiCropConfig(BaseModel):
     blur: bool = True
     """Whether crops are blurred; at small sizes nothing would be left to see."""
 
-    colours: bool = True
+    colours: Annotated[bool, ADDED_LATER] = True
     """Whether colours change, crops blur, lose their colours or are solarised; False leaves crop and mirror image."""
 
     def sizes(self, encoder: ViTConfig) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -22,6 +22,7 @@ import firstlight
 from firstlight.core.errors import InputError
 from firstlight.core.files import read_json, write_json, write_text, writing
 from firstlight.core.hashing import hash_strings
+from firstlight.core.identity import decisive
 from firstlight.data.dataset import Dataset
 from firstlight.data.interactions import Interactions
 from firstlight.evaluation.scorer import Scorer, VectorScorer
@@ -137,7 +138,7 @@ def _processor() -> str:
 
 def run_hash(config: RunConfig, dataset: Dataset, start: str | None = None) -> str:
     """Hash of everything that decides the result: config (threads apart), data, encoders of content, and the start."""
-    tree = config.model_dump(mode="json")
+    tree = decisive(config)
     tree["training"].pop("threads")
     parts = [json.dumps(tree, sort_keys=True), dataset.content_hash]
     if MODELS.load(config.model.name).needs_views:

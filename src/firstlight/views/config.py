@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from firstlight.core.identity import ADDED_LATER
 
 Scaling = Literal["column", "root", "centre", "none"]
 
@@ -116,7 +118,7 @@ class EncoderConfig(ScaleConfig):
     """Height and width in pixels that pictures are brought to, such as 240, 160 for posters; positions are
     interpolated. None: the encoder's own."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Annotated[Literal["float32", "bfloat16"], ADDED_LATER] = "float32"
     """Of the encoder's products; new items are met with the same. ``bfloat16`` is two to four times as fast on
     processors with instructions for it, here and where the bundle is served."""
 

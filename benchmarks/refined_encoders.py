@@ -189,25 +189,10 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     new = [arm for arm in there if arm not in known]
     if new or not found:
         # ``mae`` once more each time: tests are paired with it, query by query.
-        encoders = [folder / arm for arm in ("mae", *new)]
-        firstlight(
-            *(
-                "probe",
-                *encoders,
-                images(options.size),
-                "--split",
-                corpus(options.size)[1],
-                "--random-control",
-            ),
-            *(
-                "--threads",
-                options.threads,
-                "--seed",
-                options.seed,
-                "--out",
-                folder / f"probe{len(known) or ''}",
-            ),
-        )
+        words = [*(folder / arm for arm in ("mae", *new)), images(options.size)]
+        words += ["--split", corpus(options.size)[1], "--out", folder / f"probe{len(known) or ''}"]
+        words += [] if known else ["--random-control"]
+        firstlight("probe", *words, "--threads", options.threads, "--seed", options.seed)
         found = probed(folder)
     pixels = next(row for row in found["pixels"] if row["k"] == K)
     numbers = [figures(encoder, found) for encoder in found["encoders"]]

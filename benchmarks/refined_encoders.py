@@ -3,6 +3,7 @@
     python benchmarks/refined_encoders.py --size small --seed 0 [--arms refined,longer,random] [--threads 2]
     python benchmarks/refined_encoders.py --size small --seed 0 --measure    # probe what is there, write the table
     python benchmarks/refined_encoders.py --size small --summary             # over the seeds that were measured
+    python benchmarks/refined_encoders.py --size small --picture depth.png --arms mae,refined   # of what was measured
     python benchmarks/render_results.py
 
 Sizes: ``small`` (1.6 M parameters, an hour on one core), ``recipe`` (the shipped recipes as they are), ``long`` (their
@@ -38,6 +39,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from machine import DATA, ROOT, publish
+
+from firstlight.reports.encoder import save_depth
 
 _GPU = ["training.precision=bfloat16", "training.checkpoint_every=50"]
 #: What each size lays over the recipes.
@@ -407,10 +410,18 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--summary", action="store_true")
+    parser.add_argument("--picture", type=Path, help="draw the arms by block, from what was measured")
     options = parser.parse_args()
     folder = ROOT / "runs" / "encoders" / f"{name(options.size)}-s{options.seed}"
     if options.summary:
         summarise(options.size)
+        return
+    if options.picture:
+        found, arms = probed(folder), options.arms.split(",")
+        shown = sorted(
+            (e for e in found["encoders"] if e["name"] in arms), key=lambda e: arms.index(e["name"])
+        )
+        save_depth(options.picture, {**found, "encoders": shown}, K)
         return
     if options.measure:
         measure(folder, options)

@@ -59,6 +59,15 @@ def test_every_block_of_every_encoder_is_drawn(summary):
     assert {"mae", "refined", "40.0", "50.0", "raw pixels 35.0"} <= {text.get_text() for text in axes.texts}
 
 
+def test_numbers_that_would_lie_on_each_other_are_told_once(summary):
+    summary["encoders"].append(curve("again", [0.3, 0.42, 0.495, 0.49]))
+    axes = Figure().subplots()
+    report.draw_depth(axes, summary, "class", 10)
+    told = {text.get_text() for text in axes.texts}
+    assert "50.0" in told
+    assert "49.5" not in told
+
+
 def test_the_headline_says_what_the_numbers_show(summary):
     told = report.headline(summary, 10)
     assert "The last block of refined (class token) is 10.0 points above the best block of mae" in told

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POOLINGS = {"class": "class token", "mean": "mean of the patches"}
+#: Per cent between two best values of one block below which their numbers would lie on each other.
+_APART = 1.5
 
 
 def write_probe(out: Path, value: Mapping[str, Any]) -> None:
@@ -141,6 +143,10 @@ def _line(
     best = course[top][0]
     above = all(other[top][0] <= best for other in courses if top in other)
     axes.plot(top, best, "o", color=colour, markersize=7)
+    tops = [max(other, key=lambda x: other[x][0]) for other in courses if other]
+    bests = [other[x][0] for other, x in zip(filter(None, courses), tops, strict=True) if x == top]
+    if any(0 < other - best < _APART for other in bests):
+        return  # two numbers of one place would lie on each other: the higher one stays
     axes.annotate(
         f"{best:.1f}",
         (top, best),

@@ -23,12 +23,13 @@ from firstlight.training.encoder_loop import EncoderPhase, EncoderProgress
 from firstlight.training.encoder_optimiser import GroupAdamW
 from firstlight.training.encoder_run import EncoderRun
 from firstlight.training.loop import Progress
-from firstlight.training.pretrain import crops_of, pretrain
+from firstlight.training.pretrain import _predictor_first, crops_of, pretrain
 from firstlight.vision.encoder_file import load_encoder, save_encoder
 from firstlight.vision.image_set import ImageSet
 from firstlight.vision.images import open_images
 from firstlight.vision.mae import MAE
 from firstlight.vision.objective import ParameterGroup
+from firstlight.vision.pretraining import PretrainObjective
 from pretraining import TINY, config, write_images
 
 
@@ -409,6 +410,15 @@ def test_what_predicts_learns_first_where_it_did_not_come_along(
     asked = config(images, "predictor_epochs=1", "training.epochs=1")
     pretrain(images, asked, tmp_path / "asked")
     assert [name for name, *_ in states] == ["pretrain", "pretrain", "predictor", "pretrain"]
+
+
+def test_nothing_is_first_where_nothing_learns_beside_the_encoder(images, whole):
+    encoder = load_encoder(whole[0]).vit
+    moving = [parameter.requires_grad for parameter in encoder.parameters()]
+    unused = None  # neither run nor images are touched
+    _predictor_first(unused, PretrainObjective(encoder), unused, config(images))
+    assert [parameter.requires_grad for parameter in encoder.parameters()] == moving
+    assert any(moving)
 
 
 @pytest.mark.parametrize("step", range(1, 8))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from firstlight.core.devices import chosen_device
 from firstlight.core.distributed import process_group, rank, world
@@ -119,12 +120,20 @@ def _predictor_first(
     moving = [parameter for parameter in objective.encoder.parameters() if parameter.requires_grad]
     for parameter in moving:
         parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in objective.parameters()):
+        _move(moving)  # nothing learns beside the encoder
+        return
     training = config.predictor_training
     run.emit(
         "message", text=f"for {training.epochs} epochs what predicts learns alone; the encoder stands still"
     )
     run.phase(FIRST, objective, loader, training)
-    for parameter in moving:
+    _move(moving)
+
+
+def _move(parameters: list[nn.Parameter]) -> None:
+    """Let parameters learn that stood still."""
+    for parameter in parameters:
         parameter.requires_grad_(True).grad = None
 
 

@@ -74,6 +74,16 @@ def test_the_headline_says_what_the_numbers_show(summary):
     assert "z\u00a0=\u00a0+4.2" in told
     summary["paired"][0]["difference"] = -0.02
     assert "2.0 points below" in report.headline(summary, 10)
+    summary["paired"][0]["difference"] = 0.1
+    better = {
+        **summary["paired"][0],
+        "difference": 0.2,
+        "after": {**summary["paired"][0]["after"], "encoder": "again"},
+    }
+    summary["paired"].append(better)  # its encoder is not in the picture
+    assert "refined (class token) is 10.0 points above" in report.headline(summary, 10)
+    summary["encoders"].append(curve("again", [0.3, 0.4, 0.6, 0.6]))
+    assert "again (class token) is 20.0 points above" in report.headline(summary, 10)
     summary["encoders"] = summary["encoders"][:1]
     assert report.headline(summary, 10) == (
         "mae sees most at block 1 (class token): 40.0 %; its last block reaches 36.0 %"

@@ -161,14 +161,15 @@ def _line(
 
 
 def headline(summary: Mapping[str, Any], k: int) -> str:
-    """What the picture shows, in one sentence."""
+    """What the picture shows, in one sentence; of several encoders beside the first, the one that gains most."""
     learned = [encoder for encoder in summary["encoders"] if encoder["name"] != RANDOM]
+    names = {encoder["name"] for encoder in learned}
     tests = [
         row
         for row in summary["paired"]
-        if row["what"] == LAST_AGAINST_BEST and row["k"] == k and row["after"]["encoder"] != RANDOM
+        if row["what"] == LAST_AGAINST_BEST and row["k"] == k and row["after"]["encoder"] in names
     ]
-    if len(learned) == 2 and tests:
+    if len(learned) > 1 and tests:
         row = max(tests, key=lambda test: test["difference"])
         gain = 100 * row["difference"]
         course = "above" if gain >= 0 else "below"

@@ -242,6 +242,6 @@ def speed_advice(config: EncoderTrainingConfig) -> list[str]:
     """What would make a run faster on this machine, for people; nothing where there is nothing to say."""
     if config.precision == "float32" and chosen_device(config.device).type == "cpu" and multiplies_bfloat16():
         return [
-            "this processor has instructions for bfloat16: --set training.precision=bfloat16 is about twice as fast"
+            "this processor has bfloat16: --set training.precision=bfloat16 trains encoders of some width twice as fast"
         ]
     return []

@@ -106,6 +106,8 @@ def test_products_in_bfloat16(pictures, tmp_path):
     assert embed(images, encoder, tmp_path / "out", name="x", precision="bfloat16")["already_there"]
     with pytest.raises(InputError, match="in another precision"):
         embed(images, encoder, tmp_path / "out", name="x")
+    embed(images, encoder, tmp_path / "out", name="plain")
+    assert embed(images, encoder, tmp_path / "out", name="plain", precision="float32")["already_there"]
 
 
 class Stopped(Exception):

@@ -77,8 +77,10 @@ def embed(
         "tokens": how,
         "images": images.content_hash,
         "items": hash_strings(items),
-        **({} if precision is None else {"precision": precision}),
     }
+    usual = "float32" if next(encoder.vit.parameters()).device.type == "cpu" else "bfloat16"
+    if precision not in (None, usual):  # to ask for what is done anyway makes no other feature
+        origin["precision"] = precision
     ready = encoder if precision is None else with_precision(encoder, precision)
     known = feature_origin(out, name)
     if known is not None and dict(known) != origin:
